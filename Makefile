@@ -1,0 +1,68 @@
+# Each verb does all of its own set-up: `make demo` and `make test` work in an empty clone.
+# What is installed: Debian packages (named below, only where this user may), and Python packages into .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    a node in a private network namespace: real HTB, real traffic, a live table (no root needed)"
+	@echo "make test    all checks: lint, types, architecture, tests on the real kernel"
+	@echo "make lint    ruff, mypy --strict, import-linter"
+	@echo "make bench   speed, as ratios side by side in one run"
+	@echo "make clean   remove .venv and caches"
+
+# Debian packages: PROGRAM:PACKAGE. Installed with apt-get where root allows; otherwise named, so that someone else can.
+define need
+	@for pair in $(1); do program=$${pair%%:*}; package=$${pair#*:}; \
+	  command -v $$program >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    echo "installing Debian packages:$$missing"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	  else echo "please install the Debian packages:$$missing" >&2; exit 1; fi; \
+	fi
+endef
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    echo "installing Debian packages: python3 python3-venv"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends python3 python3-venv >/dev/null; \
+	  else echo "please install Python 3.11 or later with its venv module (Debian: python3-venv)" >&2; exit 1; fi; \
+	fi
+	@$(or $(PYTHON),python3) -m venv $(VENV)
+
+$(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing bwexporter and its libraries into $(VENV)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	@echo "installing the test tools into $(VENV)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/run.stamp
+	$(call need,unshare:util-linux)
+	@$(BIN)/bwexporter demo $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+test: lint
+	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 promtool:prometheus)
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/dev.stamp
+	$(call need,unshare:util-linux tc:iproute2)
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

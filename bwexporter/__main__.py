@@ -1,0 +1,5 @@
+"""Run bwexporter by `python -m bwexporter`."""
+
+from bwexporter.cli.main import main
+
+main()
