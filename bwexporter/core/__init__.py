@@ -1,0 +1,1 @@
+"""Values and laws of bwexporter, pure: no clock, no kernel, no file, no log."""

@@ -1,0 +1,319 @@
+"""The words of a turn, as columns: one row a lane (device x slice x traffic).
+
+Turns nothing into anything: it only names what the rooms hand to each other, from the kernel's dump to the exposition.
+Knows: names, units, dtypes. Does not know: any rule, any handle's meaning, the clock.
+
+Units are in the names: bytes, bytes per second, seconds. Integer columns are i8, never unsigned (5 - 7 must not be
+2^64 - 2); times are f8. Arrays are read-only once they stand in a value.
+
+Two time axes. *Wall* time is Unix time and may be stepped. *Ledger* time is Unix time as of the first look, then moved
+on by elapsed time alone; it never steps. Periods stand in ledger time; wall = ledger + Ledger.wall_offset_seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+I8 = NDArray[np.int64]
+F8 = NDArray[np.float64]
+B1 = NDArray[np.bool_]
+
+UNLIMITED = 1 << 62
+"""An allowance or a rate that is never reached: larger than any counter, and exact as a float."""
+
+ROOT_SLICE = "_root"
+DEFAULT_SLICE = "_default"
+
+
+class Traffic(enum.Enum):
+    """Under the node cap, or to the exempt destinations outside it."""
+
+    NORMAL = "normal"
+    EXEMPT = "exempt"
+
+
+class Reason(enum.IntEnum):
+    """Why a lane's ceiling is what it is; the lower-cased name is what people read."""
+
+    WITHIN = 0
+    PACED = 1
+    OVER_THRESHOLD = 2
+    OVER_ALLOWANCE = 3
+    CAPPED_BY_HAND = 4
+    RELEASED = 5
+    FROZEN = 6
+    OFF = 7
+
+
+class Act(enum.IntEnum):
+    """What a change does to one class."""
+
+    CREATE = 0
+    CHANGE = 1
+    REMOVE = 2
+
+
+class Lane(NamedTuple):
+    """Identity of a row; an account belongs to it for as long as the account lives."""
+
+    device: str
+    slice_name: str
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """One reading of the clocks, taken once a turn."""
+
+    wall_seconds: float
+    boot_seconds: float
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Arrays of one length, read-only; the length is that of the first array."""
+
+    def __post_init__(self) -> None:
+        """Make every array read-only; unequal lengths are a bug of ours (ValueError)."""
+        lengths = set()
+        for field in fields(self):
+            column = getattr(self, field.name)
+            if isinstance(column, np.ndarray):
+                column.setflags(write=False)
+                lengths.add(len(column))
+        if len(lengths) > 1:
+            raise ValueError(f"columns of unequal length in {type(self).__name__}: {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        for field in fields(self):
+            column = getattr(self, field.name)
+            if isinstance(column, np.ndarray):
+                return len(column)
+        return 0
+
+    def take(self, rows: I8 | B1) -> Self:
+        """Return the rows of an index array or a mask, in its order."""
+        return type(self)(
+            **{
+                field.name: column[rows] if isinstance(column := getattr(self, field.name), np.ndarray) else column
+                for field in fields(self)
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Classes(Columns):
+    """Settings of HTB classes, wanted or actual; handles are opaque numbers here."""
+
+    handle: I8
+    parent: I8
+    rate_bytes_per_second: I8
+    ceiling_bytes_per_second: I8
+    quantum_bytes: I8
+    burst_ns: I8  # time to send the burst at the rate; the kernel holds multiples of 64 ns
+    ceiling_burst_ns: I8
+    leaf: I8  # the leaf queue's handle: the witness of one life of a class; 0 where there is none of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Counts(Columns):
+    """What the kernel has counted in classes since each was created."""
+
+    sent_bytes: I8
+    sent_packets: I8
+    dropped_packets: I8  # modulo 2^32
+    overlimits: I8  # modulo 2^32
+
+
+@dataclass(frozen=True, slots=True)
+class Endings(Columns):
+    """Classes that were deleted since the previous look, in the order of their deletion, with their final counters."""
+
+    handle: I8
+    leaf: I8
+    sent_bytes: I8
+    sent_packets: I8
+    dropped_packets: I8
+    overlimits: I8
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One look at a device: every class of its tree, and what became known of those that ended since the look before.
+
+    `clean` says that no class came or went while the dump ran, so that a class that is absent is gone.
+    `watched_since_last_look` says that no deletion since the previous look can have gone unnoticed.
+    `tree_present` is false where the root queue is not an HTB tree of ours (never built, or deleted).
+    `tree_endings_bytes` are the totals of root queues deleted since the previous look, in order.
+    """
+
+    device: str
+    ifindex: int
+    tree_present: bool
+    clean: bool
+    watched_since_last_look: bool
+    classes: Classes
+    counts: Counts
+    backlog_bytes: I8
+    endings: Endings
+    tree_endings_bytes: tuple[int, ...]
+    tree_sent_bytes: int
+    direct_packets: int  # unshaped, modulo 2^32
+
+
+@dataclass(frozen=True, slots=True)
+class Counters(Columns):
+    """Kernel counters that feed accounts; row i of the first `Ledger.enrolled` is the class that lane i has now.
+
+    Further rows are classes that a lane had before (of a removed slice, or under a changed id), until they are gone.
+    """
+
+    handle: I8
+    parent: I8  # 0 while the class has not been seen
+    account: I8  # row of the account that it feeds
+    alive: B1  # the class was there at the last look; its numbers below are of this life
+    leaf: I8
+    sent_bytes: I8
+    sent_packets: I8
+    dropped_packets: I8
+    overlimits: I8
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts(Columns):
+    """What each lane has used; rows are those of `Ledger.lanes`."""
+
+    used_bytes: I8
+    period_start_at: F8  # ledger time
+    period_end_at: F8  # ledger time, nominal
+    sent_bytes: I8  # over the life of the account, as are the next three
+    sent_packets: I8
+    dropped_packets: I8
+    overlimits: I8
+    recent_bytes: I8  # sent between the last two looks
+    recent_bytes_per_second: F8  # smoothed over about a minute
+    told_reason: NDArray[np.int8]  # of the last event, as is the next
+    told_ceiling_bytes_per_second: I8  # 0 before the first verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The accounts of one device, and all that is needed to go on counting from the last look.
+
+    Rows `[:enrolled]` are the lanes wanted now, in the order of the tariffs; the rest are those of slices that have
+    been removed, kept until their period ends.
+    """
+
+    device: str
+    ifindex: int
+    at: Instant  # the last look
+    ledger_seconds: float
+    wall_offset_seconds: float
+    lanes: tuple[Lane, ...]
+    enrolled: int
+    accounts: Accounts
+    counters: Counters
+    parent_handle: I8  # inner classes seen at the last look; their counters are witnesses
+    parent_sent_bytes: I8
+    tree_sent_bytes: int
+    direct_packets_seen: int
+    direct_packets: int  # over the life of the ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Tariffs(Columns):
+    """What each wanted lane may do; rows are those of `lanes`."""
+
+    lanes: tuple[Lane, ...]
+    slice_id: I8
+    full_bytes_per_second: I8
+    guarantee_bytes_per_second: I8  # as asked; the verdicts hold what was admitted
+    floor_bytes_per_second: I8  # as configured; the verdicts hold it as fitted
+    allowance_bytes: I8  # UNLIMITED where none is configured
+    threshold_bytes: I8
+    share: I8
+    period_rule: I8  # index into the tuple of period rules that goes with the tariffs
+    hand_cap_bytes_per_second: I8  # UNLIMITED where no cap was set by hand
+    hand_top_up_bytes: I8
+    released: B1
+    off: B1
+    shadow: B1
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts(Columns):
+    """What the law says of each enrolled lane; rows are those of the tariffs.
+
+    `ceiling` is the law's; `asked_ceiling` is what the kernel is asked for, which differs in shadow and while frozen.
+    """
+
+    ceiling_bytes_per_second: I8
+    asked_ceiling_bytes_per_second: I8
+    reason: NDArray[np.int8]
+    floor_bytes_per_second: I8
+    guarantee_bytes_per_second: I8
+    allowance_bytes: I8  # with the top-up by hand
+    threshold_bytes: I8
+    capped: B1  # below the full rate because of the account; pacing is not a cap
+    admitted_ratio: float  # smallest scale that guarantees had to be multiplied by; 1.0 when all were admitted
+
+
+@dataclass(frozen=True, slots=True)
+class Changes(Columns):
+    """The smallest list of changes from the actual to the wanted classes, in a safe order.
+
+    `build_tree` asks for the root queue first. `drift` marks changes that nobody asked for: the class differs from what
+    was last enforced. `stranger` marks removals of classes that belonged to nobody.
+    """
+
+    act: NDArray[np.int8]
+    drift: B1
+    stranger: B1
+    before_ceiling_bytes_per_second: I8  # 0 for a creation
+    classes: Classes
+    build_tree: bool
+
+    def __len__(self) -> int:
+        """Count the changes of classes."""
+        return len(self.act)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes(Columns):
+    """What became of each change; rows are those of the changes. 0 is applied; otherwise the kernel's errno.
+
+    A removal of what is gone is applied. `enforced_ceiling` is read back (0 for a removal or where nothing answers).
+    """
+
+    errno: NDArray[np.int32]
+    enforced_ceiling_bytes_per_second: I8
+    tree_errno: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What the rooms need to know of a network device."""
+
+    device: str
+    ifindex: int
+    line_rate_bytes_per_second: int | None  # None where the driver does not say
+    gso_max_bytes: int
+
+
+def no_classes() -> Classes:
+    """Return classes without a row."""
+    nothing = np.empty(0, np.int64)
+    return Classes(*[nothing.copy() for _ in fields(Classes)])
+
+
+def no_endings() -> Endings:
+    """Return endings without a row."""
+    nothing = np.empty(0, np.int64)
+    return Endings(*[nothing.copy() for _ in fields(Endings)])

@@ -1,0 +1,111 @@
+"""The one frozen fact of a turn, which metrics, pages, push, history and log all hear.
+
+Turns nothing into anything: it names what a turn tells. Knows: which facts belong together. Does not know: how any
+listener says them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bwexporter.core.lanes import F8, I8, Changes, Instant, Lane, Ledger, Outcomes, Tariffs, Verdicts
+
+
+class EventKind(enum.Enum):
+    """What an event records; the value is what is stored and shown."""
+
+    VERDICT = "verdict"  # the reason changed
+    CEILING = "ceiling"  # the ceiling halved or doubled since the last event
+    PERIOD_ROLLED = "period_rolled"
+    COUNTER_RESTARTED = "counter_restarted"
+    TREE_ENDED = "tree_ended"
+    IMPLAUSIBLE = "implausible_reading"
+    DRIFT = "drift"
+    REFUSED = "change_refused"
+    GUARANTEES_SCALED = "guarantees_scaled"
+    CLOCK_STEPPED = "clock_stepped"
+    BY_HAND = "by_hand"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened, with its inputs; `lane` is None for what concerns a device or the node."""
+
+    at_wall_seconds: float
+    kind: EventKind
+    device: str
+    lane: Lane | None
+    inputs: Mapping[str, int | float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """What a turn found and did on one device. Rows of every column are those of `tariffs.lanes`.
+
+    `trouble` is empty when the device could be read; otherwise it says in one sentence what kept it from being read,
+    and the rest is that of the last good turn. `outcomes` is None where nothing was to be applied (shadow, frozen).
+    """
+
+    device: str
+    trouble: str
+    cap_bytes_per_second: int
+    line_rate_bytes_per_second: int
+    ledger: Ledger
+    tariffs: Tariffs
+    verdicts: Verdicts
+    enforced_ceiling_bytes_per_second: I8  # -1 where the kernel has no class for the lane
+    backlog_bytes: I8
+    seconds_to_threshold: F8  # inf where it is not reached in this period
+    seconds_to_allowance: F8
+    changes: Changes
+    outcomes: Outcomes | None
+    implausible_readings: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """How a source of slices stands; it goes on with the last good records while `up` is false."""
+
+    name: str
+    up: bool
+    slices: int
+    problems: tuple[str, ...]
+    last_success_wall_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SliceInfo:
+    """What is known of a slice beside its lanes: for the info metric and the pages."""
+
+    slice_name: str
+    slice_id: int
+    source: str
+    owners: tuple[str, ...]
+    labels: Mapping[str, str]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One turn of the node. An early look is a turn that covers only the devices that were due."""
+
+    node: str
+    at: Instant
+    early: bool
+    enforcing: bool  # false: shadow
+    frozen: bool
+    devices: tuple[DeviceReport, ...]
+    events: tuple[Event, ...]
+    stage_seconds: Mapping[str, float]  # look count judge plan save act tell
+    turn_seconds: float
+    next_look_seconds: float
+    clock_steps: int = 0
+    sources: tuple[SourceStatus, ...] = ()
+    saved: bool = True
+    save_trouble: str = ""
+    state_saved_wall_seconds: float = 0.0
+    config_reload_successful: bool = True
+    config_reloaded_wall_seconds: float = 0.0
+    info: Mapping[str, SliceInfo] = field(default_factory=dict)
