@@ -1,0 +1,237 @@
+"""Lives of kernel counters: what each counter gained since it was last seen, over the ends of its lives.
+
+Turns the counters of a ledger and a snapshot into gains and the counters as seen now. Knows: how a counter that
+started anew is told from one that went on, and what a dead life had counted. Does not know: periods, policy, the clock.
+
+Theory of operation
+-------------------
+A *life* of a counter is the time from the creation of a class to its deletion. Within a life the gain is `now - last`;
+the first reading of another life counts whole, since the account has seen nothing of it. What a dead life had counted
+after the last look is known from
+
+1. the notification of its end, which carries the final counters: exact;
+2. else the inner class above it, which grew by what its leaves no longer show: shared out among the lanes that lost a
+   life there, exact when it is one;
+3. else, for a root queue that was deleted whole, the queue's own final sum, shared out by what each lane sent lately.
+
+A life has ended when: the boot id or the interface's index differs; a notification says so; bytes or packets fell; or,
+where notifications may have been lost, the leaf queue has another handle than the one we gave it. The last of these is
+checked against the inner class: somebody may have replaced the leaf queue of a class that lives on, and then the inner
+class grew by less than the readings would say. A class that is absent from a dump beside which nothing came or went is
+gone; in any other dump absence says nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from bwexporter.core.lanes import B1, I8, Counters, Counts, Endings, Ledger, Snapshot
+
+WRAP = 1 << 32  # drops and overlimits are 32-bit in the kernel
+
+
+class Gains(NamedTuple):
+    """What a look found; columns are rows of the ledger's counters."""
+
+    counters: Counters  # as seen now
+    gained: I8  # 4 x rows: bytes, packets, drops, overlimits
+    restarted: B1  # began another life, or ended, since the last look
+    tree_ended: bool
+
+
+class _Sight(NamedTuple):
+    """The classes of the counters in a dump, in the counters' order; zeros where absent."""
+
+    present: B1
+    reading: I8  # 4 x rows
+    leaf: I8
+    parent: I8
+
+
+def gains(ledger: Ledger, snapshot: Snapshot, *, same_device: bool) -> Gains:
+    """Return what every counter gained; `same_device` is false after a reboot or under another interface index."""
+    counters = ledger.counters
+    last = _matrix(counters)
+    sight = _sight(counters, snapshot)
+    alive = counters.alive & same_device
+    by_end, ended = _by_endings(counters, snapshot, last, alive)
+    tree_ended = same_device and bool(snapshot.tree_endings_bytes)
+    if tree_ended:
+        by_end[0] += _tree_remainder(ledger, snapshot, by_end[0], alive & ~ended)
+    living = alive & ~ended & (not tree_ended)
+    fell = living & sight.present & (sight.reading[:2] < last[:2]).any(axis=0)
+    suspect = living & sight.present & ~fell & (sight.leaf != counters.leaf) & (not snapshot.watched_since_last_look)
+    if_lived_on = by_end + _seen(sight, last, living & ~fell)
+    broken = fell | (suspect & ~_leaf_was_replaced(ledger, snapshot, sight, if_lived_on[0], suspect))
+    gone = living & ~sight.present & snapshot.clean
+    gained = by_end + _seen(sight, last, living & ~broken)
+    if (broken | gone).any():
+        gained[0] += _parents_remainder(ledger, snapshot, sight.parent, gained[0], broken | gone)
+    restarted = counters.alive & (ended | broken | gone | (sight.present & ~living))
+    alive_now = sight.present | (living & ~gone)
+    return Gains(_as_seen(counters, sight, last, alive_now), gained, restarted, tree_ended)
+
+
+def joined(earlier: Snapshot, later: Snapshot) -> Snapshot:
+    """Return the later of two looks, with what ended before the earlier one, which was not counted."""
+    ends = {
+        name: np.concatenate([getattr(earlier.endings, name), getattr(later.endings, name)])
+        for name in Endings.__dataclass_fields__
+    }
+    same_device = earlier.ifindex == later.ifindex
+    return replace(
+        later,
+        watched_since_last_look=later.watched_since_last_look and earlier.watched_since_last_look,
+        endings=Endings(**ends) if same_device else later.endings,
+        tree_endings_bytes=(earlier.tree_endings_bytes if same_device else ()) + later.tree_endings_bytes,
+    )
+
+
+def find(sorted_handles: I8, handles: I8) -> tuple[I8, B1]:
+    """Return for each handle its row among sorted ones (0 where absent), and whether it is there."""
+    if not len(sorted_handles):
+        return np.zeros(len(handles), np.int64), np.zeros(len(handles), bool)
+    row = np.minimum(np.searchsorted(sorted_handles, handles), len(sorted_handles) - 1)
+    return row, sorted_handles[row] == handles
+
+
+def _sight(counters: Counters, snapshot: Snapshot) -> _Sight:
+    row, present = find(snapshot.classes.handle, counters.handle)
+    if not len(snapshot.classes):
+        nothing = np.zeros(len(counters), np.int64)
+        return _Sight(present, np.zeros((4, len(counters)), np.int64), nothing, counters.parent)
+    return _Sight(
+        present,
+        np.where(present, _matrix(snapshot.counts)[:, row], 0),
+        np.where(present, snapshot.classes.leaf[row], 0),
+        np.where(present, snapshot.classes.parent[row], counters.parent),
+    )
+
+
+def _seen(sight: _Sight, last: I8, goes_on: B1) -> I8:
+    """Return what the readings add: the increase of lives that go on, the whole reading of new ones."""
+    return np.where(sight.present, _increase(sight.reading, np.where(goes_on, last, 0)), 0)
+
+
+def _as_seen(counters: Counters, sight: _Sight, last: I8, alive: B1) -> Counters:
+    sent, packets, dropped, overlimits = np.where(sight.present, sight.reading, last)
+    return Counters(
+        handle=counters.handle,
+        parent=sight.parent,
+        account=counters.account,
+        alive=alive,
+        leaf=np.where(sight.present, sight.leaf, counters.leaf),
+        sent_bytes=sent,
+        sent_packets=packets,
+        dropped_packets=dropped,
+        overlimits=overlimits,
+    )
+
+
+def _by_endings(counters: Counters, snapshot: Snapshot, last: I8, alive: B1) -> tuple[I8, B1]:
+    """Credit the final counters of every class that is known to have ended, in the order of the ends."""
+    gained = np.zeros_like(last)
+    ended = np.zeros(len(counters), bool)
+    endings = snapshot.endings
+    if not len(endings):
+        return gained, ended
+    row_of = {handle: row for row, handle in enumerate(counters.handle.tolist())}
+    leaf_decides = bool(snapshot.tree_endings_bytes) or not snapshot.watched_since_last_look
+    final = _matrix(endings)
+    for ending, handle in enumerate(endings.handle.tolist()):
+        row = row_of.get(handle)
+        if row is None:
+            continue
+        same_leaf = endings.leaf[ending] == counters.leaf[row]
+        goes_on = alive[row] and not ended[row] and (same_leaf or not leaf_decides)
+        goes_on = goes_on and bool((final[:2, ending] >= last[:2, row]).all())
+        gained[:, row] += _increase(final[:, ending], last[:, row] if goes_on else np.zeros(4, np.int64))
+        ended[row] = True
+    return gained, ended
+
+
+def _tree_remainder(ledger: Ledger, snapshot: Snapshot, by_endings: I8, lived: B1) -> I8:
+    """Share out what a deleted root queue had sent after the last look, beyond what single endings have said."""
+    first, *others = snapshot.tree_endings_bytes
+    sent = first - ledger.tree_sent_bytes if first >= ledger.tree_sent_bytes else first
+    return _shared_out(sent + sum(others) - int(by_endings.sum()), _recent(ledger), lived)
+
+
+def _parents_remainder(ledger: Ledger, snapshot: Snapshot, parent: I8, gained: I8, lost: B1) -> I8:
+    """Share out what inner classes grew by beyond their leaves among the lanes below them that lost a life unseen."""
+    share = np.zeros(len(lost), np.int64)
+    for handle in np.unique(parent[lost]).tolist():
+        grown = _parent_growth(ledger, snapshot, handle)
+        if grown is not None:
+            below = parent == handle
+            remainder = grown - int(gained[below].sum()) - _strangers_bytes(ledger.counters, snapshot, handle)
+            share += _shared_out(remainder, _recent(ledger), lost & below)
+    return share
+
+
+def _leaf_was_replaced(ledger: Ledger, snapshot: Snapshot, sight: _Sight, if_lived_on: I8, suspect: B1) -> B1:
+    """Tell lanes whose class lives on under another leaf queue from lanes whose class was made anew.
+
+    Had all suspects below an inner class lived on, it would have grown by the sum of gains reckoned so; had all been
+    made anew, by at least that and what the suspects had counted before. The nearer one is believed. Where every leaf
+    changed at once the tree was rebuilt, and its inner class's counter is not a witness.
+    """
+    replaced = np.zeros(len(suspect), bool)
+    for handle in np.unique(sight.parent[suspect]).tolist():
+        grown = _parent_growth(ledger, snapshot, handle)
+        below = sight.parent == handle
+        if grown is None or not (below & sight.present & ledger.counters.alive & ~suspect).any():
+            continue
+        lived_on = int(if_lived_on[below].sum()) + _strangers_bytes(ledger.counters, snapshot, handle)
+        made_anew = lived_on + int(ledger.counters.sent_bytes[below & suspect].sum())
+        if 2 * grown < lived_on + made_anew:
+            replaced |= below & suspect
+    return replaced
+
+
+def _parent_growth(ledger: Ledger, snapshot: Snapshot, handle: int) -> int | None:
+    """Return what an inner class grew by since the last look; None where it cannot be a witness."""
+    before = np.flatnonzero(ledger.parent_handle == handle)
+    now = np.flatnonzero(snapshot.classes.handle == handle)
+    if not (len(before) and len(now)):
+        return None
+    grown = int(snapshot.counts.sent_bytes[now[0]] - ledger.parent_sent_bytes[before[0]])
+    return grown if grown >= 0 else None
+
+
+def _strangers_bytes(counters: Counters, snapshot: Snapshot, parent: int) -> int:
+    """Return at most what classes that feed no account have sent below an inner class."""
+    below = (snapshot.classes.parent == parent) & ~np.isin(snapshot.classes.handle, counters.handle)
+    ended = ~np.isin(snapshot.endings.handle, counters.handle)
+    return int(snapshot.counts.sent_bytes[below].sum()) + int(snapshot.endings.sent_bytes[ended].sum())
+
+
+def _recent(ledger: Ledger) -> I8:
+    return ledger.accounts.recent_bytes[ledger.counters.account]
+
+
+def _shared_out(total: int, weight: I8, among: B1) -> I8:
+    """Split bytes over rows in proportion to a weight, equally where all weigh nothing, in integers of the same sum."""
+    share = np.zeros(len(among), np.int64)
+    rows = np.flatnonzero(among)
+    if total <= 0 or not len(rows):
+        return share
+    weights = weight[rows] if weight[rows].any() else np.ones(len(rows), np.int64)
+    whole = int(weights.sum())
+    share[rows] = [total * one // whole for one in weights.tolist()]
+    share[rows[np.argmax(weights)]] += total - int(share.sum())
+    return share
+
+
+def _increase(reading: I8, base: I8) -> I8:
+    """Subtract counts of four rows; the kernel's drops and overlimits are 32-bit and wrap."""
+    increase: I8 = reading - base
+    increase[2:] %= WRAP
+    return increase
+
+
+def _matrix(counts: Counts | Counters | Endings) -> I8:
+    return np.stack([counts.sent_bytes, counts.sent_packets, counts.dropped_packets, counts.overlimits])
