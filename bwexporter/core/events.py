@@ -1,0 +1,124 @@
+"""Events: what of a turn is worth remembering.
+
+Turns the facts of a turn on one device into events with their inputs, and the accounts with what has now been told.
+Knows: which changes matter (a verdict's reason, a ceiling halved or doubled, the end of a period, a restarted counter,
+drift, a refusal). Does not know: where events are kept or shown.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from bwexporter.core.accounting import Count
+from bwexporter.core.lanes import I8, UNLIMITED, Accounts, Act, Changes, Ledger, Outcomes, Reason, Tariffs, Verdicts
+from bwexporter.core.report import Event, EventKind
+
+
+def of_count(count: Count, implausible: I8) -> tuple[Event, ...]:
+    """Tell what counting found: ended periods, restarted counters, a deleted tree, a stepped clock."""
+    return tuple(_of_count(count, implausible))
+
+
+def _of_count(count: Count, implausible: I8) -> Iterator[Event]:
+    ledger = count.ledger
+    at, device, lanes = ledger.at.wall_seconds, ledger.device, ledger.lanes
+    if count.stepped_seconds:
+        yield Event(at, EventKind.CLOCK_STEPPED, device, None, {"stepped_seconds": round(count.stepped_seconds, 3)})
+    if count.tree_ended:
+        yield Event(at, EventKind.TREE_ENDED, device, None, {})
+    for row in count.restarted.tolist():
+        inputs = {"used_bytes": int(ledger.accounts.used_bytes[row])}
+        yield Event(at, EventKind.COUNTER_RESTARTED, device, lanes[row], inputs)
+    for row in implausible.tolist():
+        inputs = {"counted_bytes": int(ledger.accounts.recent_bytes[row])}
+        yield Event(at, EventKind.IMPLAUSIBLE, device, lanes[row], inputs)
+    for row, used, periods in zip(count.rolled.tolist(), count.ended_used_bytes, count.ended_periods, strict=True):
+        inputs = {"used_bytes": int(used), "periods": int(periods)}
+        yield Event(at, EventKind.PERIOD_ROLLED, device, lanes[row], inputs)
+
+
+def of_verdicts(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> tuple[tuple[Event, ...], Accounts]:
+    """Tell changed reasons, and ceilings that halved or doubled; smaller changes belong to the event before.
+
+    Returns the events and the ledger's accounts with what has now been told. A lane's first verdict is told only where
+    it is not the full rate.
+    """
+    accounts, enrolled = ledger.accounts, ledger.enrolled
+    told_reason = accounts.told_reason[:enrolled]
+    told = accounts.told_ceiling_bytes_per_second[:enrolled]
+    ceiling = verdicts.ceiling_bytes_per_second
+    reason_changed = verdicts.reason != told_reason
+    ceiling_changed = (told > 0) & ((ceiling >= 2 * told) | (2 * ceiling <= told))
+    tell = reason_changed | (ceiling_changed & (verdicts.reason != Reason.WITHIN))
+    events = tuple(
+        Event(
+            ledger.at.wall_seconds,
+            EventKind.VERDICT if reason_changed[row] else EventKind.CEILING,
+            ledger.device,
+            ledger.lanes[row],
+            _inputs(ledger, tariffs, verdicts, row),
+        )
+        for row in np.flatnonzero(tell).tolist()
+    )
+    new_reason, new_told = accounts.told_reason.copy(), accounts.told_ceiling_bytes_per_second.copy()
+    new_reason[:enrolled] = verdicts.reason
+    new_told[:enrolled] = np.where(tell | (told == 0), ceiling, told)
+    return events, replace(accounts, told_reason=new_reason, told_ceiling_bytes_per_second=new_told)
+
+
+def _inputs(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, row: int) -> dict[str, int | float | str]:
+    accounts = ledger.accounts
+    inputs: dict[str, int | float | str] = {
+        "used_bytes": int(accounts.used_bytes[row]),
+        "elapsed_seconds": round(float(ledger.ledger_seconds - accounts.period_start_at[row]), 3),
+        "remaining_seconds": round(float(accounts.period_end_at[row] - ledger.ledger_seconds), 3),
+        "full_bytes_per_second": int(tariffs.full_bytes_per_second[row]),
+        "floor_bytes_per_second": int(verdicts.floor_bytes_per_second[row]),
+        "old_reason": Reason(int(accounts.told_reason[row])).name.lower(),
+        "reason": Reason(int(verdicts.reason[row])).name.lower(),
+        "old_ceiling_bytes_per_second": int(accounts.told_ceiling_bytes_per_second[row]),
+        "ceiling_bytes_per_second": int(verdicts.ceiling_bytes_per_second[row]),
+    }
+    if verdicts.allowance_bytes[row] < UNLIMITED:
+        inputs["allowance_bytes"] = int(verdicts.allowance_bytes[row])
+        inputs["threshold_bytes"] = int(verdicts.threshold_bytes[row])
+    return inputs
+
+
+def of_outcomes(
+    ledger: Ledger, changes: Changes, outcomes: Outcomes, lane_of_handle: dict[int, int]
+) -> tuple[Event, ...]:
+    """Tell drift that was repaired and changes that were refused; `lane_of_handle` is a class's row in the ledger."""
+    return tuple(_of_outcomes(ledger, changes, outcomes, lane_of_handle))
+
+
+def _of_outcomes(
+    ledger: Ledger, changes: Changes, outcomes: Outcomes, lane_of_handle: dict[int, int]
+) -> Iterator[Event]:
+    at, device = ledger.at.wall_seconds, ledger.device
+    if outcomes.tree_errno:
+        yield Event(
+            at, EventKind.REFUSED, device, None, {"act": "build the tree", "outcome": _name(outcomes.tree_errno)}
+        )
+    # A tree that is built anew is told as such, not once more for each of its classes.
+    drift = changes.drift & (not changes.build_tree)
+    for row in np.flatnonzero(drift | (outcomes.errno != 0)).tolist():
+        lane_row = lane_of_handle.get(int(changes.classes.handle[row]))
+        refused = int(outcomes.errno[row])
+        inputs: dict[str, int | float | str] = {
+            "act": Act(int(changes.act[row])).name.lower(),
+            "class_handle": int(changes.classes.handle[row]),
+            "old_ceiling_bytes_per_second": int(changes.before_ceiling_bytes_per_second[row]),
+            "ceiling_bytes_per_second": int(changes.classes.ceiling_bytes_per_second[row]),
+            "outcome": _name(refused) if refused else "applied",
+        }
+        lane = ledger.lanes[lane_row] if lane_row is not None else None
+        yield Event(at, EventKind.REFUSED if refused else EventKind.DRIFT, device, lane, inputs)
+
+
+def _name(number: int) -> str:
+    return errno.errorcode.get(number, str(number))
