@@ -1,0 +1,150 @@
+"""From the catalogue's columns to text format 0.0.4, once a full turn.
+
+Turns a standing into bytes. Knows: the text format (prometheus.io, exposition formats), and what can be kept from turn
+to turn: the label block of each lane, a template a family, the text of families whose values did not change.
+Does not know: what any figure means, prometheus_client, who reads the bytes.
+
+Kept templates filled by one `%` a family are some 60 times as fast as prometheus_client's Gauges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bwexporter.core.lanes import Lane
+from bwexporter.core.report import Report
+from bwexporter.metrics.catalogue import (
+    LANE_FAMILIES,
+    STANDING_FAMILIES,
+    Column,
+    Family,
+    LaneFamily,
+    Sample,
+    Standing,
+    StandingFamily,
+)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What is kept for a device while its lanes stay the same."""
+
+    lanes: tuple[Lane, ...]
+    blocks: list[bytes]
+    templates: dict[tuple[str, str], bytes] = field(default_factory=dict)  # by name and kind of the column
+    settled: dict[str, tuple[Column, bytes]] = field(default_factory=dict)  # values and their text
+
+
+class Renderer:
+    """Renders the families of the report; one thread uses it."""
+
+    def __init__(self, info: StandingFamily) -> None:
+        self._families = (info, *STANDING_FAMILIES)
+        self._kept: dict[str, _Kept] = {}
+        self._samples: dict[str, tuple[list[Sample], bytes]] = {}
+
+    def pieces(self, standing: Standing) -> list[bytes]:
+        """Return the text, family by family, to be joined; every line ends with a line feed."""
+        parts: list[bytes] = []
+        if standing.report is not None:
+            self._keep_lanes(standing.report)
+        for family in LANE_FAMILIES:
+            parts.append(_head(family))
+            if standing.report is not None:
+                parts.extend(self._lanes_text(family, standing.report))
+        for other in self._families:
+            parts += [_head(other), self._samples_text(other, standing)]
+        return parts
+
+    def _keep_lanes(self, report: Report) -> None:
+        """Keep what belongs to lanes that stayed, begin anew where they changed, forget devices that are gone."""
+        before, self._kept = self._kept, {}
+        for device in report.devices:
+            kept = before.get(device.device)
+            if kept is None or kept.lanes != device.tariffs.lanes:
+                kept = _keep(device.tariffs.lanes)
+            self._kept[device.device] = kept
+
+    def _lanes_text(self, family: LaneFamily, report: Report) -> Iterable[bytes]:
+        for device in report.devices:
+            kept = self._kept[device.device]
+            yield _column_text(family, family.column(report, device), kept)
+
+    def _samples_text(self, family: StandingFamily, standing: Standing) -> bytes:
+        samples = list(family.samples(standing))
+        kept = self._samples.get(family.name)
+        if kept is not None and kept[0] == samples:
+            return kept[1]
+        lines = [f"{family.name}{_block(family.labels, values)}{value!r}\n" for values, value in samples]
+        text = _infinities(_encode("".join(lines)))
+        self._samples[family.name] = (samples, text)
+        return text
+
+
+def _keep(lanes: tuple[Lane, ...]) -> _Kept:
+    labels = ("device", "slice", "traffic")
+    return _Kept(
+        lanes,
+        [_encode(_block(labels, (lane.device, lane.slice_name, lane.traffic.value))) for lane in lanes],
+    )
+
+
+def _column_text(family: LaneFamily, column: Column, kept: _Kept) -> bytes:
+    if not family.settled:
+        return _filled(family, column, kept)
+    before = kept.settled.get(family.name)
+    if before is not None and np.array_equal(before[0], column):
+        return before[1]
+    text = _by_line(family, column, kept.blocks)
+    kept.settled[family.name] = (column.copy(), text)
+    return text
+
+
+def _filled(family: LaneFamily, column: Column, kept: _Kept) -> bytes:
+    """Fill the kept template; only a column with absent rows is written line by line."""
+    floating = column.dtype.kind == "f"
+    if floating and np.isnan(column).any():
+        return _by_line(family, column, kept.blocks)
+    key = (family.name, column.dtype.kind)
+    template = kept.templates.get(key)
+    if template is None:
+        name, value = family.name.encode(), b"%a\n" if floating else b"%d\n"
+        template = b"".join([name + block.replace(b"%", b"%%") + value for block in kept.blocks])
+        kept.templates[key] = template
+    text = template % tuple(column.tolist())
+    return _infinities(text) if floating else text
+
+
+def _by_line(family: LaneFamily, column: Column, blocks: list[bytes]) -> bytes:
+    name = family.name.encode()
+    rows = zip(blocks, column.tolist(), strict=True)
+    lines = [b"%b%b%a\n" % (name, block, value) for block, value in rows if not math.isnan(value)]
+    return _infinities(b"".join(lines)) if column.dtype.kind == "f" else b"".join(lines)
+
+
+def _infinities(text: bytes) -> bytes:
+    """Spell inf as the format does. A label value holds no raw line feed, so only values end a line like this."""
+    return text.replace(b" inf\n", b" +Inf\n")
+
+
+def _head(family: Family) -> bytes:
+    return f"# HELP {family.name} {family.text}\n# TYPE {family.name} {family.kind.value}\n".encode()
+
+
+def _block(labels: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """Return the labels with the blank before the value: `{device="eth0"} `."""
+    pairs = ",".join([f'{label}="{_escape(value)}"' for label, value in zip(labels, values, strict=True)])
+    return f"{{{pairs}}} " if pairs else " "
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _encode(text: str) -> bytes:
+    """Encode as UTF-8; half a surrogate pair in a name becomes `?` and spoils no other series."""
+    return text.encode("utf-8", "replace")

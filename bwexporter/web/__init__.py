@@ -1,0 +1,1 @@
+"""Door for HTTP: serves what the turn has made ready."""
