@@ -1,0 +1,1 @@
+"""Door to HTB over netlink: looks, and acts on changes."""

@@ -1,0 +1,418 @@
+"""Htb: one network device, its HTB tree as the kernel has it.
+
+Turns a device into snapshots, and changes into outcomes. Knows: which root queue is ours, when a dump can be trusted,
+how the kernel refuses, which leaf queue tells one life of a class from the next. Does not know: which lane a class
+belongs to, what a ceiling is for, when to look.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bwexporter.core.lanes import (
+    I8,
+    Act,
+    Changes,
+    Classes,
+    Counts,
+    DeviceFacts,
+    Endings,
+    Outcomes,
+    Snapshot,
+    no_classes,
+    no_endings,
+)
+from bwexporter.errors import DeviceRefused, KernelUnreadable
+from bwexporter.kernel import wire
+from bwexporter.kernel.sockets import Listener, Requests
+from bwexporter.kernel.tree import DEFAULT_MINOR, FIRST_LANE_MINOR
+
+SIGNATURE_R2Q = 0x6277
+"""r2q of a root queue of ours, "bw". It tells our tree from another htb 1:, and does nothing else: every class is sent
+with a quantum of its own."""
+
+_DUMPS = 3
+_INGRESS_MAJOR = 0xFFFF
+_LEAF_SECONDS = 0.25
+_PACKET_BYTES = 1514
+_LEAST_LEAF_PACKETS, _MOST_LEAF_PACKETS = 10, 1000
+_LEAF_TRIES = 4
+_HANDLE_TAKEN = (errno.EEXIST, errno.EINVAL)  # the latter where a kernel since 6.14 finds it below another class
+_FEW_ROWS = 32
+
+_Found = tuple[Classes, Counts, I8]
+
+
+class Device:
+    """The door to one network device. Methods may be called from any thread, one at a time.
+
+    A foreign root queue is refused, unless `take_over`: then it counts as no tree, and `apply` replaces it.
+    """
+
+    def __init__(self, name: str, *, take_over: bool = False) -> None:
+        self.name = name
+        self._take_over = take_over
+        self._lock = threading.Lock()
+        self._listener = Listener()
+        self._requests = Requests()
+        self._shapes: list[wire.Shape] = []
+        self._ifindex = 0  # of the last look; 0 before the first
+        self._classes = no_classes()  # of the last look
+        self._listed = self._rows = np.empty(0, np.int64)  # handles of the last dump, and their order in the snapshot
+        self._question = (0, 0)  # (port, seq) of our last question for the root queue
+        self._next_leaf = random.randrange(2, _INGRESS_MAJOR)  # noqa: S311 - any start that a restart does not repeat
+
+    def __enter__(self) -> Self:
+        """Return the device."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the sockets."""
+        self.close()
+
+    def facts(self) -> DeviceFacts:
+        """Return what the rooms need to know of the device; KernelUnreadable where it is missing."""
+        ifindex = self._find()
+        gso_max_bytes = _with_pyroute2(lambda route: route.get_links(ifindex)[0].get_attr("IFLA_GSO_MAX_SIZE"))
+        return DeviceFacts(self.name, ifindex, self._line_rate(ifindex), gso_max_bytes or _PACKET_BYTES)
+
+    def check_permission(self) -> None:
+        """Raise DeviceRefused where classes may not be changed. Asks for the removal of a class of no device."""
+        with self._lock:
+            first = self._requests.reserve(1)
+            data = wire.encode_request(wire.RTM_DELTCLASS, wire.NLM_F_ACK, first, wire.Place(0, 0, 0))
+            outcome, _ = self._requests.exchange(data, 1, first)
+        if outcome[0] == errno.EPERM:
+            raise DeviceRefused(
+                "changing HTB classes needs the capability CAP_NET_ADMIN; run as root or grant it, or use --shadow"
+            )
+
+    def look(self) -> Snapshot:
+        """Look at the device: its classes, each once and sorted by handle, and what ended since the look before.
+
+        KernelUnreadable where the device is missing or the kernel's answer is not whole; DeviceRefused where the root
+        queue is foreign. What has ended is then kept for the next look.
+        """
+        with self._lock:
+            for _ in range(_DUMPS):
+                ifindex = self._find()
+                self._drain(ifindex)
+                self._listener.calm()
+                root = self._own_root(ifindex)
+                found, intact = self._dump(ifindex) if root else (_nothing(), True)
+                self._drain(ifindex)
+                clean = intact and not self._listener.stirred
+                if clean:
+                    break
+            return self._snapshot(ifindex, root, found, clean=clean)
+
+    def apply(self, changes: Changes) -> Outcomes:
+        """Do what the changes say, in their order, and read back what they made of the classes.
+
+        The tree must have been looked at before. A refused row has the kernel's errno and disturbs no other: EEXIST for
+        a creation of what is there, ENOENT for a class that is gone (but a removal of it is done) or whose parent is
+        missing. Where the root queue cannot be ours, all rows have the errno of the tree.
+        """
+        if not self._ifindex:
+            raise ValueError("a device is looked at before it is changed")
+        with self._lock:
+            refused = self._build() if changes.build_tree else self._guard()
+            outcome = np.full(len(changes), refused, np.int32)
+            enforced = np.zeros(len(changes), np.int64)
+            if not refused:
+                self._apply_rows(changes, outcome, enforced)
+            return Outcomes(outcome, enforced, refused)
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when a class, a queue or a link changes."""
+        return self._listener.fileno()
+
+    def close(self) -> None:
+        """Close the sockets; the classes stay as they are."""
+        with self._lock:
+            self._listener.close()
+            self._requests.close()
+
+    def _find(self) -> int:
+        try:
+            return socket.if_nametoindex(self.name)
+        except OSError as error:
+            raise KernelUnreadable(f"device {self.name} is not there") from error
+
+    def _line_rate(self, ifindex: int) -> int | None:
+        """Read the line rate from sysfs, which may show another network namespace than ours: then it says nothing."""
+        place = Path("/sys/class/net") / self.name
+        try:
+            if int((place / "ifindex").read_text()) != ifindex:
+                return None
+            megabits = int((place / "speed").read_text())
+        except (OSError, ValueError):
+            return None
+        return megabits * 125_000 if megabits > 0 else None
+
+    def _drain(self, ifindex: int) -> None:
+        self._listener.drain(frozenset({self._ifindex, ifindex}), self._question)
+
+    def _ask_root(self, ifindex: int) -> tuple[int, wire.Qdisc | None]:
+        """Ask for the root queue alone, as a dump would list every queue of the machine: (errno, queue or None)."""
+        first = self._requests.reserve(1)
+        place = wire.Place(ifindex, 0, wire.TC_H_ROOT)
+        data = wire.encode_request(wire.RTM_GETQDISC, wire.NLM_F_ECHO | wire.NLM_F_ACK, first, place)
+        self._question = (self._requests.port, first)
+        outcome, used = self._requests.exchange(data, 1, first)
+        if outcome[0] not in {0, errno.ENOENT, errno.EINVAL}:
+            return int(outcome[0]), None
+        return 0, wire.decode_qdisc(self._requests.arena, 0, used) if used else None
+
+    def _own_root(self, ifindex: int) -> wire.Qdisc | None:
+        """Return the root queue if it is ours, None where there is none or it may be replaced; refuse any other."""
+        code, root = self._ask_root(ifindex)
+        if code:
+            raise KernelUnreadable(f"device {self.name} does not tell its root queue: {os.strerror(code)}")
+        if root is None or _is_ours(root):
+            return root
+        if root.handle and not self._take_over:
+            raise DeviceRefused(
+                f"{self.name} has a root queue that is not bwexporter's ({root.kind} {root.handle >> 16:x}:); "
+                f"nothing was touched. Remove it with `tc qdisc del dev {self.name} root`, or start with --take-over"
+            )
+        return None
+
+    def _dump(self, ifindex: int) -> tuple[_Found, bool]:
+        used, intact = self._requests.dump(wire.RTM_GETTCLASS, wire.Place(ifindex, 0, wire.TREE_HANDLE))
+        return wire.decode_classes(self._requests.arena, used, self._shapes), intact
+
+    def _snapshot(self, ifindex: int, root: wire.Qdisc | None, found: _Found, *, clean: bool) -> Snapshot:
+        """Put a look together; from here on what has ended counts as told."""
+        listener = self._listener
+        if listener.root_ended_since_calm:
+            root, found = None, _nothing()
+        classes, counts, backlog_bytes = found
+        rows = self._order(classes, listener.endings_since_calm)
+        snapshot = Snapshot(
+            device=self.name,
+            ifindex=ifindex,
+            tree_present=root is not None,
+            clean=clean,
+            watched_since_last_look=ifindex == self._ifindex and not listener.lost and not listener.link_ended,
+            classes=classes.take(rows),
+            counts=counts.take(rows),
+            backlog_bytes=backlog_bytes[rows],
+            endings=_endings(bytes(listener.endings)),
+            tree_endings_bytes=tuple(ended.sent_bytes for ended in listener.roots if _is_ours(ended)),
+            tree_sent_bytes=root.sent_bytes if root else 0,
+            direct_packets=root.direct_packets if root else 0,
+        )
+        self._ifindex, self._classes = ifindex, snapshot.classes
+        listener.forget()
+        return snapshot
+
+    def _order(self, classes: Classes, ended: bytes) -> I8:
+        """Return the rows of a snapshot; the kernel lists the same classes in the same order again and again."""
+        if ended or not np.array_equal(classes.handle, self._listed):
+            self._listed, self._rows = classes.handle, _each_once(classes, _endings(ended))
+            if ended:
+                self._listed = np.empty(0, np.int64)
+        return self._rows
+
+    def _guard(self) -> int:
+        """Return 0 unless the root queue was replaced by a foreign one since the look."""
+        self._drain(self._ifindex)
+        if not self._listener.root_changed:
+            return 0
+        code, root = self._ask_root(self._ifindex)
+        return code or (errno.EEXIST if root and root.handle and not _is_ours(root) else 0)
+
+    def _build(self) -> int:
+        """Make the root queue, or find it made; the errno where it cannot be."""
+        self._classes = no_classes()
+        code, root = self._ask_root(self._ifindex)
+        if code or (root and _is_ours(root)):
+            return code
+        if root and root.handle:
+            code = self._change_root("del", handle=root.handle) if self._take_over else errno.EEXIST
+        return code or self._change_root(
+            "add", kind="htb", handle=wire.TREE_HANDLE, default=DEFAULT_MINOR, r2q=SIGNATURE_R2Q
+        )
+
+    def _change_root(self, verb: str, **settings: Any) -> int:
+        from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - rarely needed, and 0.1 s to load
+
+        try:
+            _with_pyroute2(lambda route: route.tc(verb, index=self._ifindex, parent=wire.TC_H_ROOT, **settings))
+        except NetlinkError as error:
+            return int(error.code)
+        return 0
+
+    def _apply_rows(self, changes: Changes, outcome: NDArray[np.int32], enforced: I8) -> None:
+        for act, rows in _runs(changes.act):
+            if act is Act.CREATE:
+                self._create(changes.classes, rows, outcome, enforced)
+            else:
+                self._send(changes.classes, rows, act, outcome, enforced)
+        if not enforced.all():
+            unread = np.flatnonzero((enforced == 0) & (changes.act != Act.REMOVE))
+            self._read_back(changes.classes.handle[unread], unread, enforced)
+
+    def _send(self, classes: Classes, rows: I8, act: Act, outcome: NDArray[np.int32], enforced: I8) -> None:
+        """Send rows of one act; a few are answered at once with the class as it then is."""
+        part = classes if len(rows) == len(classes) else classes.take(rows)
+        first = self._requests.reserve(len(rows))
+        data = wire.encode_classes(
+            part, act, ifindex=self._ifindex, first_seq=first, echo=self._is_few(len(rows)), batch=self._requests.batch
+        )
+        refused, used = self._requests.exchange(data, len(rows), first)
+        if act is Act.REMOVE:
+            refused[refused == errno.ENOENT] = 0
+        outcome[rows] = refused
+        if used:
+            enforced[rows] = self._answers(used, part.handle)
+
+    def _create(self, classes: Classes, rows: I8, outcome: NDArray[np.int32], enforced: I8) -> None:
+        """Create parents before their children: below a parent that is missing the kernel would make a root class."""
+        present = np.append(self._classes.handle, wire.TREE_HANDLE)
+        parents = np.concatenate([self._classes.parent, classes.parent])
+        while len(rows):
+            ready = np.isin(classes.parent[rows], present)
+            if not ready.any():
+                outcome[rows] = errno.ENOENT
+                return
+            wave, rows = rows[ready], rows[~ready]
+            self._send(classes, wave, Act.CREATE, outcome, enforced)
+            present = np.append(present, classes.handle[wave[np.isin(outcome[wave], (0, errno.EEXIST))]])
+            made = wave[outcome[wave] == 0]
+            is_leaf = (classes.handle[made] & 0xFFFF >= FIRST_LANE_MINOR) & ~np.isin(classes.handle[made], parents)
+            self._add_leaves(classes, made[is_leaf], outcome)
+
+    def _add_leaves(self, classes: Classes, rows: I8, outcome: NDArray[np.int32]) -> None:
+        """Give new classes a queue with a handle that no class has had before: it tells this life from the next one."""
+        taken = {1, _INGRESS_MAJOR, *(self._classes.leaf >> 16).tolist()}
+        for _ in range(_LEAF_TRIES):
+            if not len(rows):
+                return
+            ceiling = classes.ceiling_bytes_per_second[rows]
+            limits = (ceiling * _LEAF_SECONDS / _PACKET_BYTES).clip(_LEAST_LEAF_PACKETS, _MOST_LEAF_PACKETS)
+            first = self._requests.reserve(len(rows))
+            data = wire.encode_leaves(
+                classes.handle[rows].tolist(),
+                [self._leaf_handle(taken) for _ in rows],
+                limits.astype(np.int64).tolist(),
+                ifindex=self._ifindex,
+                first_seq=first,
+                batch=self._requests.batch,
+            )
+            outcome[rows], _ = self._requests.exchange(data, len(rows), first)
+            rows = rows[np.isin(outcome[rows], _HANDLE_TAKEN)]
+
+    def _leaf_handle(self, taken: set[int]) -> int:
+        """Return the next handle that is not taken: round and round, so that one comes again as late as possible."""
+        while True:
+            handle, self._next_leaf = self._next_leaf, self._next_leaf % (_INGRESS_MAJOR - 1) + 1
+            if handle not in taken:
+                taken.add(handle)
+                return handle << 16
+
+    def _read_back(self, handles: I8, rows: I8, enforced: I8) -> None:
+        if not len(handles):
+            return
+        if not self._is_few(len(handles)):
+            try:
+                used, _ = self._requests.dump(wire.RTM_GETTCLASS, wire.Place(self._ifindex, 0, wire.TREE_HANDLE))
+            except KernelUnreadable:
+                return
+            enforced[rows] = self._answers(used, handles)
+            return
+        first, batch = self._requests.reserve(len(handles)), self._requests.batch
+        data = wire.encode_questions(handles, ifindex=self._ifindex, first_seq=first, batch=batch)
+        _, used = self._requests.exchange(data, len(handles), first)
+        enforced[rows] = self._answers(used, handles)
+
+    def _answers(self, used: int, handles: I8) -> I8:
+        """Read the ceilings in the answers to the last request; what cannot be read was not answered."""
+        try:
+            found = wire.decode_ceilings(self._requests.arena, used, self._shapes)
+        except KernelUnreadable:
+            return np.zeros(len(handles), np.int64)
+        return _looked_up(*found, handles)
+
+    def _is_few(self, count: int) -> bool:
+        """Say whether single questions are cheaper than a dump; each is also told to everybody who listens."""
+        return count <= max(_FEW_ROWS, len(self._classes) // 4)
+
+
+def _runs(act: NDArray[np.int8]) -> Iterator[tuple[Act, I8]]:
+    """Split changes into rows of one act that follow each other."""
+    edges = (np.flatnonzero(act[1:] != act[:-1]) + 1).tolist()
+    for start, end in pairwise([0, *edges, len(act)]):
+        if start < end:
+            yield Act(int(act[start])), np.arange(start, end)
+
+
+def _with_pyroute2(use: Callable[[Any], Any]) -> Any:
+    from pyroute2.iproute.linux import IPRoute  # noqa: PLC0415 - rarely needed, and 0.1 s to load
+
+    with IPRoute() as route:
+        return use(route)
+
+
+def _is_ours(root: wire.Qdisc) -> bool:
+    ours = ("htb", wire.TREE_HANDLE, DEFAULT_MINOR, SIGNATURE_R2Q)
+    return (root.kind, root.handle, root.default_minor, root.r2q) == ours
+
+
+def _nothing() -> _Found:
+    return wire.decode_classes(b"", 0)
+
+
+def _endings(data: bytes) -> Endings:
+    if not data:
+        return no_endings()
+    classes, counts, _ = wire.decode_classes(data, len(data))
+    return Endings(
+        classes.handle, classes.leaf, counts.sent_bytes, counts.sent_packets, counts.dropped_packets, counts.overlimits
+    )
+
+
+def _each_once(classes: Classes, ended: Endings) -> I8:
+    """Return the rows in the order of handles: the last reading of each class, none of a life that ended meanwhile.
+
+    A dump that runs beside creations and deletions may hold a class twice.
+    """
+    order = np.argsort(classes.handle, kind="stable")
+    handle = classes.handle[order]
+    keep = (handle[1:] != handle[:-1]) if len(handle) else np.empty(0, bool)
+    keep = np.append(keep, True)[: len(handle)] & (handle >> 16 == wire.TREE_HANDLE >> 16)
+    if len(ended):
+        keep &= ~np.isin(_lives(handle, classes.leaf[order]), _lives(ended.handle, ended.leaf))
+    rows: I8 = order[keep]
+    return rows
+
+
+def _lives(handle: I8, leaf: I8) -> I8:
+    return handle << 16 | leaf >> 16
+
+
+def _looked_up(found: I8, ceilings: I8, handles: I8) -> I8:
+    """Return the ceilings of handles; 0 for a class that was not found."""
+    if np.array_equal(found, handles):
+        return ceilings
+    if not len(found):
+        return np.zeros(len(handles), np.int64)
+    order = np.argsort(found, kind="stable")
+    row = order[np.searchsorted(found, handles, sorter=order).clip(max=len(order) - 1)]
+    looked_up: I8 = np.where(found[row] == handles, ceilings[row], 0)
+    return looked_up

@@ -1,0 +1,256 @@
+"""Sockets: two conversations with rtnetlink.
+
+Turns requests into replies (Requests), and notifications into what has ended and whether anything stirred (Listener).
+Knows: buffers, sequence numbers, lost messages (ENOBUFS). Does not know: what a class is for, when to look.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bwexporter.errors import KernelUnreadable
+from bwexporter.kernel import wire
+
+_SOL_NETLINK = 270  # linux/socket.h
+_NETLINK_ADD_MEMBERSHIP, _NETLINK_CAP_ACK = 1, 10  # linux/netlink.h
+_RTNLGRP_LINK, _RTNLGRP_TC = 1, 4  # linux/rtnetlink.h
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_REPLY_BYTES = 1024  # what one small reply takes of the receive buffer, with the kernel's own book-keeping
+_REQUEST_BUFFER_BYTES = 4 << 20
+_LISTENER_BUFFER_BYTES = 16 << 20
+_READ_BYTES = 32768  # the kernel fills at most 32 KiB at once, and it walks all classes anew for each filling
+_REPLY_SECONDS = 10
+_MOST_MESSAGES = 1000  # more do not fit into the default send buffer
+_TREE_EVENTS = frozenset({wire.RTM_NEWQDISC, wire.RTM_DELQDISC, wire.RTM_NEWTCLASS, wire.RTM_DELTCLASS})
+_TAIL = struct.Struct("=IHHIIi")  # nlmsghdr and errno: NLMSG_DONE, and the start of NLMSG_ERROR
+
+
+class Requests:
+    """A socket to ask rtnetlink. It is opened anew where replies may have been lost."""
+
+    def __init__(self) -> None:
+        self._seq = 0
+        self._arena = bytearray(1 << 18)
+        self._socket = self._open()
+
+    @property
+    def arena(self) -> bytearray:
+        """The replies of the last request, until the next one."""
+        return self._arena
+
+    @property
+    def batch(self) -> int:
+        """How many messages may be sent at once so that the replies to all of them fit the receive buffer."""
+        return max(1, min(_MOST_MESSAGES, self._room // _REPLY_BYTES))
+
+    @property
+    def port(self) -> int:
+        """The port that the kernel's notifications name as the one who asked."""
+        return int(self._port)
+
+    def reserve(self, count: int) -> int:
+        """Return the first of `count` sequence numbers."""
+        if self._seq + count >= wire.SEQUENCE_SPAN:
+            self._seq = 0
+        first = self._seq + 1
+        self._seq += count
+        return first
+
+    def dump(self, kind: int, place: wire.Place, *, again: bool = True) -> tuple[int, bool]:
+        """Dump objects into the arena: (bytes used, whether the kernel called it consistent).
+
+        KernelUnreadable where the kernel refuses, stops short or loses a part twice.
+        """
+        try:
+            return self._dump(kind, place)
+        except OSError as error:
+            self._reopen()
+            if again and error.errno == errno.ENOBUFS:
+                return self.dump(kind, place, again=False)
+            why = "not in time" if isinstance(error, BlockingIOError) else os.strerror(error.errno or 0)
+            raise KernelUnreadable(f"the kernel did not answer a dump: {why}") from error
+
+    def exchange(self, data: bytes, count: int, first_seq: int) -> tuple[NDArray[np.int32], int]:
+        """Send `count` messages of one length in batches: (errno of each, bytes of the arena used by answers).
+
+        Messages whose outcome was lost have ENOBUFS or ETIMEDOUT.
+        """
+        outcome = np.zeros(count, np.int32)
+        view = memoryview(data)
+        step = len(data) // max(count, 1)
+        used = 0
+        for start in range(0, count, self.batch):
+            end = min(start + self.batch, count)
+            try:
+                self._socket.send(view[start * step : end * step])
+                used = self._collect(outcome, first_seq, end - 1, used)
+            except OSError as error:
+                self._reopen()
+                outcome[start:end] = errno.ETIMEDOUT if isinstance(error, BlockingIOError) else error.errno or errno.EIO
+        return outcome, used
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _open(self) -> socket.socket:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _REPLY_SECONDS, 0))
+        _enlarge(opened, _REQUEST_BUFFER_BYTES)
+        opened.bind((0, 0))
+        self._port = opened.getsockname()[0]
+        self._room = opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        return opened
+
+    def _reopen(self) -> None:
+        self._socket.close()
+        self._socket = self._open()
+
+    def _dump(self, kind: int, place: wire.Place) -> tuple[int, bool]:
+        seq = self.reserve(1)
+        self._socket.send(wire.encode_request(kind, wire.NLM_F_DUMP, seq, place))
+        used, flags = 0, 0
+        while True:
+            size = self._receive(used)
+            _, first_kind, first_flags, first_seq, _, code = _TAIL.unpack_from(self._arena, used)
+            flags |= first_flags
+            if first_kind == wire.NLMSG_ERROR and first_seq == seq:
+                raise KernelUnreadable(f"the kernel refused a dump: {os.strerror(-code)}")
+            used += size
+            length, last_kind, last_flags, last_seq, port, code = _TAIL.unpack_from(self._arena, used - _TAIL.size)
+            if (length, last_kind, last_seq, port) == (_TAIL.size, wire.NLMSG_DONE, seq, self._port):
+                if code < 0:
+                    raise KernelUnreadable(f"the kernel cut a dump short: {os.strerror(-code)}")
+                return used - _TAIL.size, not (flags | last_flags) & wire.NLM_F_DUMP_INTR
+
+    def _collect(self, outcome: NDArray[np.int32], first_seq: int, last: int, used: int) -> int:
+        """Take replies until the message of row `last` is acknowledged or refused; keep the answers in the arena."""
+        while True:
+            size = self._receive(used)
+            _, kind, _, seq, port, code = _TAIL.unpack_from(self._arena, used)
+            row = seq - first_seq
+            if port != self._port or not 0 <= row <= last:
+                continue
+            if kind != wire.NLMSG_ERROR:
+                used += size
+                continue
+            outcome[row] = -code
+            if row == last:
+                return used
+
+    def _receive(self, used: int) -> int:
+        """Receive one datagram behind what is used; the arena grows to hold it."""
+        if len(self._arena) - used < _READ_BYTES:
+            larger = bytearray(2 * len(self._arena))
+            larger[:used] = self._arena[:used]
+            self._arena = larger
+        return self._socket.recv_into(memoryview(self._arena)[used : used + _READ_BYTES])
+
+
+class Listener:
+    """Notifications of classes, queues and links. What it gathers stays until `forget`.
+
+    A raw socket goes on after an overflow: the kernel says ENOBUFS once and then delivers what it has kept.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        _enlarge(self._socket, _LISTENER_BUFFER_BYTES)
+        self._socket.bind((0, 0))
+        for group in (_RTNLGRP_TC, _RTNLGRP_LINK):
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+        self._buffer = bytearray(_READ_BYTES)
+        self.forget()
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable with a notification."""
+        return self._socket.fileno()
+
+    def drain(self, ifindexes: frozenset[int], own: tuple[int, int]) -> None:
+        """Take in all that has arrived about these devices. `own` is (port, seq) of a question of ours to pass over."""
+        while True:
+            try:
+                size = self._socket.recv_into(self._buffer)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise KernelUnreadable("the kernel's notifications cannot be read") from error
+                self._lose()
+            else:
+                self._split(size, ifindexes, own)
+
+    def calm(self) -> None:
+        """Start to watch for what stirs; what ended before stays."""
+        self.stirred = False  # a class or queue came, went or was changed
+        self.root_changed = False  # the root queue was made or deleted
+        self._endings_before, self._roots_before = len(self.endings), len(self.roots)
+
+    def forget(self) -> None:
+        """Forget everything: it has been told."""
+        self.lost = False  # notifications were dropped
+        self.link_ended = False
+        self.endings = bytearray()  # RTM_DELTCLASS messages, in order
+        self.roots: list[wire.Qdisc] = []  # root queues that were deleted, in order
+        self.calm()
+
+    @property
+    def endings_since_calm(self) -> bytes:
+        """The RTM_DELTCLASS messages that came after `calm`."""
+        return bytes(self.endings[self._endings_before :])
+
+    @property
+    def root_ended_since_calm(self) -> bool:
+        """Say whether a root queue was deleted after `calm`."""
+        return len(self.roots) > self._roots_before
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _split(self, size: int, ifindexes: frozenset[int], own: tuple[int, int]) -> None:
+        """Take each message of a notification: a replaced queue tells of the old one and of the new one at once."""
+        at = 0
+        while at < size:
+            length, kind, _, seq, port, family, ifindex, handle, parent = wire.EVENT.unpack_from(self._buffer, at)
+            if not wire.EVENT.size <= length <= size - at:
+                self._lose()
+                return
+            if ifindex in ifindexes and (port, seq) != own:
+                if kind == wire.RTM_DELLINK:
+                    # A bridge tells in its own family that a port has left it; the device is still there.
+                    self.link_ended |= family == socket.AF_UNSPEC
+                    self.stirred |= self.link_ended
+                elif kind in _TREE_EVENTS:
+                    self._take(kind, handle, parent, slice(at, at + length))
+            at += (length + 3) & ~3
+
+    def _take(self, kind: int, handle: int, parent: int, place: slice) -> None:
+        self.stirred = True
+        if kind == wire.RTM_DELTCLASS and handle >> 16 == wire.TREE_HANDLE >> 16:
+            self.endings += self._buffer[place]
+            if len(self.endings) > _LISTENER_BUFFER_BYTES:
+                self.endings.clear()
+                self._lose()
+        elif parent == wire.TC_H_ROOT and kind in {wire.RTM_NEWQDISC, wire.RTM_DELQDISC}:
+            self.root_changed = True
+            if kind == wire.RTM_DELQDISC:
+                self.roots.append(wire.decode_qdisc(self._buffer, place.start, place.stop))
+
+    def _lose(self) -> None:
+        self.lost = self.stirred = self.root_changed = True
+
+
+def _enlarge(opened: socket.socket, size: int) -> None:
+    """Enlarge the receive buffer; without CAP_NET_ADMIN it goes as far as net.core.rmem_max allows."""
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+    except PermissionError:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)

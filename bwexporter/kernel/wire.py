@@ -1,0 +1,405 @@
+"""Wire: the layout of tc messages for HTB.
+
+Turns a class dump into columns and changes into messages. Knows: linux/netlink.h (nlmsghdr), linux/rtnetlink.h (tcmsg,
+TCA_*), linux/pkt_sched.h (tc_htb_opt, tc_htb_glob, tc_ratespec, tc_fifo_qopt, TCA_HTB_*), linux/gen_stats.h
+(TCA_STATS_*). Does not know: sockets, devices, which class is whose.
+
+The kernel writes all classes of a tree alike, so a dump is a matrix: the headers of every message are compared with
+those of the first, then whole columns are taken out. Classes with further attributes (64-bit rates or packets, a rate
+estimator) make messages of other lengths; then messages of one shape are gathered and read in the same way.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bwexporter.core.lanes import B1, I8, Act, Classes, Counts
+from bwexporter.errors import KernelUnreadable
+
+TICK_NS = 64  # PSCHED_SHIFT of include/net/pkt_sched.h: the kernel keeps bursts in units of 2^6 ns
+LARGEST_BURST_NS = 0xFFFFFFFF * TICK_NS
+TREE_HANDLE = 0x10000  # 1:
+TC_H_ROOT = 0xFFFFFFFF
+INNER_QUANTUM_BYTES = 1514  # of a class with children, which the kernel neither uses nor lets anyone change
+
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTM_DELLINK, RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 17, 36, 37, 38
+RTM_NEWTCLASS, RTM_DELTCLASS, RTM_GETTCLASS = 40, 41, 42
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR = 1, 4, 8, 16
+NLM_F_EXCL, NLM_F_DUMP, NLM_F_CREATE = 0x200, 0x300, 0x400
+SEQUENCE_SPAN = 1 << 31
+
+_TCA_KIND, _TCA_OPTIONS, _TCA_STATS2 = 1, 2, 7
+_TCA_HTB_PARMS, _TCA_HTB_INIT, _TCA_HTB_RATE64, _TCA_HTB_CEIL64 = 1, 2, 6, 7
+_TCA_STATS_BASIC, _TCA_STATS_QUEUE, _TCA_STATS_PKT64 = 1, 3, 8
+_NLA_TYPE_MASK = 0x3FFF
+_HTB_KIND = b"htb\0"
+_U32_MAX = 0xFFFFFFFF
+_FEW = 32  # up to here packing one by one is faster than filling a matrix
+
+EVENT = struct.Struct("=IHHIIB3xiII")
+"""Start of a notification: length, type, flags, seq, port (nlmsghdr), then family and ifindex, which stand at the same
+place in tcmsg and ifinfomsg, then tcmsg's handle and parent (without meaning for a link)."""
+_TLV = struct.Struct("=HH")
+_TC_REQUEST = struct.Struct("=IHHII4xiIII")  # nlmsghdr, tcmsg
+_KIND_OPTIONS_PARMS = struct.pack("=HH4sHHHH", 8, _TCA_KIND, _HTB_KIND, 76, _TCA_OPTIONS, 48, _TCA_HTB_PARMS)
+# Ethernet as link layer: the kernel then takes the rate as it stands and asks for no rate table.
+_RATESPEC_HEAD = struct.pack("=BBHhH", 0, 1, 0, -1, 0)
+_RATE64_HEAD = struct.pack("=HH", 12, _TCA_HTB_RATE64)
+_CEIL64_HEAD = struct.pack("=HH", 12, _TCA_HTB_CEIL64)
+_CLASS_MESSAGE = struct.Struct("=IHHII4xiIII16s8sI8sIIIIII4sQ4sQ")
+_CLASS_COLUMNS: Any = np.dtype(
+    {
+        "names": ["flags", "seq", "handle", "parent", "rate", "ceil", "burst", "cburst", "quantum", "rate64", "ceil64"],
+        "formats": ["u2", *["u4"] * 8, "u8", "u8"],
+        "offsets": [6, 8, 24, 28, 60, 72, 76, 80, 84, 100, 112],
+        "itemsize": _CLASS_MESSAGE.size,
+    },
+)
+_REMOVAL_COLUMNS: Any = np.dtype(
+    {"names": ["flags", "seq", "handle"], "formats": ["u2", "u4", "u4"], "offsets": [6, 8, 24], "itemsize": 36},
+)
+_LEAF_MESSAGE = struct.Struct("=IHHII4xiIIIHH8sHHI")
+_LEAF_KIND = b"pfifo\0\0\0"
+
+# What is read, by the attribute that holds it: (row of the block, offset in the payload, bytes).
+_HANDLE, _PARENT, _LEAF, _LEVEL, _RATE, _CEILING, _QUANTUM, _BURST, _CEILING_BURST = range(9)
+_BYTES, _PACKETS, _DROPPED, _OVERLIMITS, _BACKLOG = range(9, 14)
+_FIELDS: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
+    (_TCA_OPTIONS, _TCA_HTB_PARMS): (
+        (_RATE, 8, 4),
+        (_CEILING, 20, 4),
+        (_BURST, 24, 4),
+        (_CEILING_BURST, 28, 4),
+        (_QUANTUM, 32, 4),
+        (_LEVEL, 36, 4),
+    ),
+    (_TCA_OPTIONS, _TCA_HTB_RATE64): ((_RATE, 0, 8),),
+    (_TCA_OPTIONS, _TCA_HTB_CEIL64): ((_CEILING, 0, 8),),
+    (_TCA_STATS2, _TCA_STATS_BASIC): ((_BYTES, 0, 8), (_PACKETS, 8, 4)),
+    (_TCA_STATS2, _TCA_STATS_PKT64): ((_PACKETS, 0, 8),),
+    (_TCA_STATS2, _TCA_STATS_QUEUE): ((_BACKLOG, 4, 4), (_DROPPED, 8, 4), (_OVERLIMITS, 16, 4)),
+}
+
+Buffer = bytes | bytearray
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Where the fields stand in one form of class message, in 32-bit words from the message's start."""
+
+    words: int
+    header_at: I8  # the message's length, the kind, and the header of every attribute
+    header: NDArray[np.uint32]
+    words_at: I8  # the field of each row of the block, then the upper halves of those that have 64 bits
+    wide: tuple[int, ...]  # rows of the block that have 64 bits
+
+
+@dataclass(frozen=True, slots=True)
+class Qdisc:
+    """A queue as the kernel tells it; the HTB fields are 0 for other kinds."""
+
+    kind: str
+    handle: int
+    parent: int
+    sent_bytes: int
+    direct_packets: int  # modulo 2^32
+    default_minor: int
+    r2q: int
+
+
+class Place(NamedTuple):
+    """What a message is about (tcmsg): a class, a queue, or all of either in a tree."""
+
+    ifindex: int
+    handle: int
+    parent: int
+
+
+def decode_classes(arena: Buffer, used_bytes: int, known: list[Shape] | None = None) -> tuple[Classes, Counts, I8]:
+    """Turn class messages (RTM_NEWTCLASS or RTM_DELTCLASS, back to back) into settings, counts and backlog_bytes.
+
+    One row a message, in their order; the parent of a class right below the root queue is that queue's handle. `known`
+    remembers shapes from call to call, which saves reading a sample. KernelUnreadable where a message is not a whole
+    class message of HTB.
+    """
+    return _named(_read(arena, used_bytes, [] if known is None else known))
+
+
+def decode_ceilings(arena: Buffer, used_bytes: int, known: list[Shape]) -> tuple[I8, I8]:
+    """Turn class messages into handles and ceilings (bytes per second) alone; otherwise as `decode_classes`."""
+    block = _read(arena, used_bytes, known)
+    return block[_HANDLE], block[_CEILING]
+
+
+def decode_qdisc(data: Buffer, start: int, end: int) -> Qdisc:
+    """Turn one RTM_NEWQDISC or RTM_DELQDISC message into a queue; KernelUnreadable where it is malformed."""
+    raw = bytes(data[start:end])
+    if len(raw) < _TC_REQUEST.size:
+        raise KernelUnreadable("a queue message is shorter than its header")
+    *_, handle, parent = EVENT.unpack_from(raw)
+    kind, sent_bytes, direct_packets, default_minor, r2q = "", 0, 0, 0, 0
+    for outer, inner, at, length in _attributes(raw):
+        if outer == _TCA_KIND:
+            kind = raw[at : at + length].split(b"\0")[0].decode("ascii", "replace")
+        elif (outer, inner) == (_TCA_STATS2, _TCA_STATS_BASIC) and length >= 8:
+            (sent_bytes,) = struct.unpack_from("=Q", raw, at)
+        elif (outer, inner) == (_TCA_OPTIONS, _TCA_HTB_INIT) and kind == "htb" and length >= 20:
+            _, r2q, default_minor, _, direct_packets = struct.unpack_from("=IIIII", raw, at)
+    return Qdisc(kind, handle, parent, sent_bytes, direct_packets, default_minor, r2q)
+
+
+def encode_classes(
+    classes: Classes, act: Act, *, ifindex: int, first_seq: int, echo: bool = False, batch: int = 1000
+) -> bytes:
+    """Turn classes into messages of one length, back to back: RTM_NEWTCLASS, or RTM_DELTCLASS for a removal.
+
+    Row i has the sequence number first_seq + i. The last message of every `batch` and the last of all ask for an
+    acknowledgement; the kernel reports errors without being asked. `echo` makes the kernel answer with the class as it
+    then is. A change is a full replacement in the kernel, so every parameter is sent, rates in 64 bits; a rate that is
+    not positive is sent as 0, which the kernel refuses (EINVAL).
+    """
+    if act is Act.REMOVE:
+        return _encode_removals(classes.handle, ifindex, first_seq, batch)
+    flags = NLM_F_REQUEST | (NLM_F_ECHO if echo else 0)
+    flags |= NLM_F_CREATE | NLM_F_EXCL if act is Act.CREATE else 0
+    if len(classes) <= _FEW:
+        return _encode_few(classes, flags, ifindex, first_seq, batch)
+    first = _pack_class(flags, 0, ifindex, (0, 0, 1, 1, 0, 0, 0))
+    rows = np.tile(np.frombuffer(first, np.uint8), (len(classes), 1)).view(_CLASS_COLUMNS)[:, 0]
+    rate = classes.rate_bytes_per_second.clip(0)
+    ceiling = classes.ceiling_bytes_per_second.clip(0)
+    rows["seq"] = np.arange(first_seq, first_seq + len(classes))
+    rows["flags"] |= _acknowledged(len(classes), batch)
+    rows["handle"], rows["parent"] = classes.handle, classes.parent
+    rows["rate"], rows["ceil"] = np.minimum(rate, _U32_MAX), np.minimum(ceiling, _U32_MAX)
+    rows["rate64"], rows["ceil64"] = rate, ceiling
+    rows["burst"] = (classes.burst_ns // TICK_NS).clip(0, _U32_MAX)
+    rows["cburst"] = (classes.ceiling_burst_ns // TICK_NS).clip(0, _U32_MAX)
+    rows["quantum"] = classes.quantum_bytes.clip(0, 0x7FFFFFFF)
+    return bytes(rows.data)
+
+
+def encode_leaves(
+    parents: list[int], handles: list[int], limits: list[int], *, ifindex: int, first_seq: int, batch: int = 1000
+) -> bytes:
+    """Make one pfifo queue of `limit` packets below each parent class, with a handle of its own (tc_fifo_qopt)."""
+    flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+    acknowledged = _acknowledged(len(parents), batch).tolist()
+    size = _LEAF_MESSAGE.size
+    return b"".join(
+        _LEAF_MESSAGE.pack(
+            size, RTM_NEWQDISC, flags | ack, first_seq + row, 0, ifindex, handle, parent, 0,
+            10, _TCA_KIND, _LEAF_KIND, 8, _TCA_OPTIONS, limit,
+        )
+        for row, (parent, handle, limit, ack) in enumerate(zip(parents, handles, limits, acknowledged, strict=True))
+    )  # fmt: skip
+
+
+def encode_request(kind: int, flags: int, seq: int, place: Place) -> bytes:
+    """Make a message without attributes: a dump (the parent's major chooses the tree), or a question for one object."""
+    return _TC_REQUEST.pack(
+        _TC_REQUEST.size, kind, NLM_F_REQUEST | flags, seq, 0, place.ifindex, place.handle, place.parent, 0
+    )
+
+
+def encode_questions(handles: I8, *, ifindex: int, first_seq: int, batch: int) -> bytes:
+    """Ask for single classes. Without NLM_F_ECHO the kernel tells the answer to the listeners only."""
+    acknowledged = _acknowledged(len(handles), batch).tolist()
+    return b"".join(
+        encode_request(RTM_GETTCLASS, NLM_F_ECHO | ack, first_seq + row, Place(ifindex, handle, 0))
+        for row, (handle, ack) in enumerate(zip(handles.tolist(), acknowledged, strict=True))
+    )
+
+
+def _read(arena: Buffer, used_bytes: int, shapes: list[Shape]) -> I8:
+    """Read messages into a block: one row a field, one column a message."""
+    if used_bytes % 4:
+        raise KernelUnreadable("a class dump ends inside a message")
+    words = np.frombuffer(arena, np.uint32, used_bytes // 4)
+    if not len(words):
+        return np.empty((_BACKLOG + 1, 0), np.int64)
+    for shape in shapes or [_remember(shapes, words, 0)]:
+        if len(words) % shape.words == 0:
+            matrix = words.reshape(-1, shape.words)
+            if _fits(matrix, shape).all():
+                return _block(matrix, shape)
+    return _mixed(arena, words, shapes)
+
+
+def _named(block: I8) -> tuple[Classes, Counts, I8]:
+    parent = block[_PARENT]
+    np.copyto(parent, block[_HANDLE] & 0xFFFF0000, where=parent == TC_H_ROOT)
+    np.copyto(block[_QUANTUM], INNER_QUANTUM_BYTES, where=block[_LEVEL] > 0)
+    block[_BURST : _CEILING_BURST + 1] *= TICK_NS
+    classes = Classes(
+        block[_HANDLE], parent, block[_RATE], block[_CEILING], block[_QUANTUM], block[_BURST], block[_CEILING_BURST],
+        block[_LEAF],
+    )  # fmt: skip
+    return classes, Counts(block[_BYTES], block[_PACKETS], block[_DROPPED], block[_OVERLIMITS]), block[_BACKLOG]
+
+
+def _block(matrix: NDArray[np.uint32], shape: Shape) -> I8:
+    block = matrix.T[shape.words_at].astype(np.int64)
+    for upper, row in enumerate(shape.wide, _BACKLOG + 1):
+        block[row] |= block[upper] << 32
+    return block[: _BACKLOG + 1]
+
+
+def _fits(matrix: NDArray[np.uint32], shape: Shape) -> B1:
+    """Mark the messages that have just these attributes."""
+    fits: B1 = (matrix[:, shape.header_at] == shape.header).all(axis=1)
+    return fits
+
+
+def _mixed(arena: Buffer, words: NDArray[np.uint32], shapes: list[Shape]) -> I8:
+    """Read messages of several shapes: all of one shape at once, until none is left."""
+    starts, lengths = _boundaries(memoryview(arena)[: words.nbytes].cast("I"))
+    block = np.empty((_BACKLOG + 1, len(starts)), np.int64)
+    left = np.arange(len(starts))
+    tried = 0
+    while len(left):
+        if tried == len(shapes):
+            _remember(shapes, words, int(starts[left[0]]))
+        shape = shapes[tried]
+        tried += 1
+        rows = left[lengths[left] == shape.words]
+        matrix = words[starts[rows][:, None] + np.arange(shape.words)]
+        fits = _fits(matrix, shape)
+        block[:, rows[fits]] = _block(matrix[fits], shape)
+        left = np.setdiff1d(left, rows[fits], assume_unique=True)
+    return block
+
+
+def _boundaries(lengths: memoryview) -> tuple[I8, I8]:
+    """Return where each message starts and how long it is, in words of the given view of the arena."""
+    starts = []
+    at, end = 0, len(lengths)
+    while at < end:
+        starts.append(at)
+        step = (lengths[at] + 3) >> 2
+        if step < _TC_REQUEST.size // 4:
+            raise KernelUnreadable("a class message is shorter than its header")
+        at += step
+    if at != end:
+        raise KernelUnreadable("a class dump ends inside a message")
+    begin = np.array(starts, np.int64)
+    return begin, np.diff(begin, append=end)
+
+
+def _remember(shapes: list[Shape], words: NDArray[np.uint32], start: int) -> Shape:
+    """Read one message attribute by attribute, and add its shape to those that are known."""
+    length = int(words[start])
+    raw = words[start : start + (length + 3) // 4].tobytes()
+    if not _TC_REQUEST.size <= length <= len(raw) or length % 4:
+        raise KernelUnreadable("a class message has an impossible length")
+    if EVENT.unpack_from(raw)[1] not in {RTM_NEWTCLASS, RTM_DELTCLASS}:
+        raise KernelUnreadable("a class dump holds a message that is not a class")
+    shape = _shape(raw)
+    shapes.append(shape)
+    return shape
+
+
+def _shape(raw: bytes) -> Shape:
+    # The message type is not among the headers to compare, as it shares its word with flags that may differ from
+    # message to message; nothing but a class has these attributes.
+    headers, fields = [0], {_HANDLE: (24, 4), _PARENT: (28, 4), _LEAF: (32, 4)}
+    is_htb = False
+    for outer, inner, at, length in _attributes(raw):
+        headers.append(at - 4)
+        if outer == _TCA_KIND:
+            is_htb = raw[at : at + length] == _HTB_KIND
+            headers.append(at)
+        for row, offset, size in _FIELDS.get((outer, inner), ()):
+            if offset + size > length:
+                raise KernelUnreadable("a class attribute is shorter than its layout")
+            if size == 8 or row not in fields:
+                fields[row] = (at + offset, size)
+    if not is_htb or len(fields) <= _BACKLOG:
+        raise KernelUnreadable("a class message lacks what an HTB class has")
+    header_at = np.array(headers, np.int64) // 4
+    low, high = (0, 4) if sys.byteorder == "little" else (4, 0)
+    wide = [row for row, (_, size) in fields.items() if size == 8]
+    lower = [at + low * (size == 8) for _, (at, size) in sorted(fields.items())]
+    return Shape(
+        words=len(raw) // 4,
+        header_at=header_at,
+        header=np.frombuffer(raw, np.uint32)[header_at],
+        words_at=np.array(lower + [fields[row][0] + high for row in wide], np.int64) // 4,
+        wide=tuple(wide),
+    )
+
+
+def _attributes(raw: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Walk the attributes of a tc message, nests after their own header: (type, type in the nest or 0, at, length).
+
+    The options of other kinds than HTB are not walked: those of a pfifo, for one, are a bare struct.
+    """
+    nests = {_TCA_STATS2}
+    for outer, at, length in _level(raw, _TC_REQUEST.size, len(raw)):
+        yield outer, 0, at, length
+        if outer == _TCA_KIND and raw[at : at + length] == _HTB_KIND:
+            nests.add(_TCA_OPTIONS)
+        if outer in nests:
+            for inner, inner_at, inner_length in _level(raw, at, at + length):
+                yield outer, inner, inner_at, inner_length
+
+
+def _level(raw: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    while at < end:
+        if end - at < _TLV.size:
+            raise KernelUnreadable("an attribute of a tc message is cut off")
+        length, kind = _TLV.unpack_from(raw, at)
+        if not _TLV.size <= length <= end - at:
+            raise KernelUnreadable("an attribute of a tc message has an impossible length")
+        yield kind & _NLA_TYPE_MASK, at + _TLV.size, length - _TLV.size
+        at += (length + 3) & ~3
+
+
+def _acknowledged(count: int, batch: int) -> NDArray[np.uint16]:
+    flags = np.zeros(count, np.uint16)
+    flags[batch - 1 :: batch] = NLM_F_ACK
+    flags[-1:] = NLM_F_ACK
+    return flags
+
+
+def _pack_class(flags: int, seq: int, ifindex: int, fields: tuple[int, ...]) -> bytes:
+    handle, parent, rate, ceiling, burst, ceiling_burst, quantum = fields
+    rate, ceiling = max(rate, 0), max(ceiling, 0)
+    return _CLASS_MESSAGE.pack(
+        _CLASS_MESSAGE.size, RTM_NEWTCLASS, flags, seq, 0, ifindex, handle, parent, 0, _KIND_OPTIONS_PARMS,
+        _RATESPEC_HEAD, min(rate, _U32_MAX), _RATESPEC_HEAD, min(ceiling, _U32_MAX),
+        min(max(burst // TICK_NS, 0), _U32_MAX), min(max(ceiling_burst // TICK_NS, 0), _U32_MAX),
+        min(max(quantum, 0), 0x7FFFFFFF), 0, 0, _RATE64_HEAD, rate, _CEIL64_HEAD, ceiling,
+    )  # fmt: skip
+
+
+def _encode_few(classes: Classes, flags: int, ifindex: int, first_seq: int, batch: int) -> bytes:
+    columns = (
+        classes.handle, classes.parent, classes.rate_bytes_per_second, classes.ceiling_bytes_per_second,
+        classes.burst_ns, classes.ceiling_burst_ns, classes.quantum_bytes,
+    )  # fmt: skip
+    rows = list(zip(*(column.tolist() for column in columns), strict=True))
+    last = len(rows) - 1
+    return b"".join(
+        _pack_class(
+            flags | (NLM_F_ACK if row == last or not (row + 1) % batch else 0), first_seq + row, ifindex, fields
+        )
+        for row, fields in enumerate(rows)
+    )
+
+
+def _encode_removals(handles: I8, ifindex: int, first_seq: int, batch: int) -> bytes:
+    first = encode_request(RTM_DELTCLASS, 0, 0, Place(ifindex, 0, 0))
+    rows = np.tile(np.frombuffer(first, np.uint8), (len(handles), 1)).view(_REMOVAL_COLUMNS)[:, 0]
+    rows["seq"] = np.arange(first_seq, first_seq + len(handles))
+    rows["flags"] |= _acknowledged(len(handles), batch)
+    rows["handle"] = handles
+    return bytes(rows.data)
