@@ -1,0 +1,266 @@
+"""What a turn leaves behind, written in one transaction, and what a start finds.
+
+Turns a Turn into rows, and rows into Contents. Knows: which row holds what, and that one commit makes all of a turn
+durable or nothing. Does not know: threads, copies, what to do when a write fails (its user opens new books).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bwexporter.core.lanes import I8, Lane, Ledger, Traffic
+from bwexporter.core.report import Event, EventKind
+from bwexporter.state import schema, use
+from bwexporter.state.pack import Damaged, pack_ledger, unpack_columns, unpack_ledger
+
+KEPT_SECONDS = 400 * 86400.0
+"""How long events are kept, and names (lanes, ids) that no account and no turn has named since."""
+
+MOST_WAITING_EVENTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What waits to be written."""
+
+    at_wall_seconds: float
+    ledgers: Mapping[str, Ledger] = field(default_factory=dict)  # by device
+    events: tuple[Event, ...] = ()
+    ids: Mapping[str, int] = field(default_factory=dict)  # by slice
+    dropped_events: int = 0
+
+    def followed_by(self, later: Turn) -> Turn:
+        """Join two turns: of accounts and ids the later ones, of events all, up to a bound that drops the oldest."""
+        events = self.events + later.events
+        return Turn(
+            at_wall_seconds=later.at_wall_seconds,
+            ledgers={**self.ledgers, **later.ledgers},
+            events=events[-MOST_WAITING_EVENTS:],
+            ids=joined_ids(self.ids, later.ids),
+            dropped_events=self.dropped_events + later.dropped_events + max(0, len(events) - MOST_WAITING_EVENTS),
+        )
+
+
+def joined_ids(earlier: Mapping[str, int], later: Mapping[str, int]) -> dict[str, int]:
+    """Join ids by slice: the later ones stand, and a name whose id now belongs to another name has none."""
+    taken = set(later.values())
+    return {name: slice_id for name, slice_id in earlier.items() if slice_id not in taken} | dict(later)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a state file holds for a start."""
+
+    ledgers: dict[str, Ledger]
+    ids: dict[str, int]
+    lost_at_wall_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The keys of a ledger's lanes, row by row; computed once for as long as the lanes stay the same."""
+
+    lanes: tuple[Lane, ...]
+    lane_ids: I8
+    ascending: I8
+
+
+def read_contents(connection: sqlite3.Connection) -> Contents:
+    """Read and check all accounts; raise Damaged if one is not whole."""
+    lanes = _lanes(connection)
+    ledgers = {
+        device: unpack_ledger(device, packed, lanes)
+        for device, packed in connection.execute("SELECT device, packed FROM accounts")
+    }
+    for (packed,) in connection.execute("SELECT packed FROM use_openings"):
+        use.unpack_sums(packed)
+    lost = connection.execute("SELECT value FROM facts WHERE key = 'lost_at'").fetchone()
+    return Contents(ledgers, dict(connection.execute("SELECT slice, id FROM ids")), None if lost is None else lost[0])
+
+
+def _lanes(connection: sqlite3.Connection) -> dict[int, Lane]:
+    rows = connection.execute("SELECT id, device, slice, traffic FROM lanes")
+    try:
+        return {lane_id: Lane(device, slice_name, Traffic(traffic)) for lane_id, device, slice_name, traffic in rows}
+    except ValueError as error:
+        raise Damaged(f"a lane is wrong: {error}") from error
+
+
+def read_use(connection: sqlite3.Connection, lane: Lane, since: int, until: float, step: int) -> dict[int, int]:
+    """Return what a lane sent by start of each span of `step` seconds, the interval that runs included."""
+    connection.execute("BEGIN")  # one view of sums, opening and accounts, whatever is saved meanwhile
+    key = (lane.device, lane.slice_name, lane.traffic.value)
+    row = connection.execute("SELECT id FROM lanes WHERE (device, slice, traffic) = (?, ?, ?)", key).fetchone()
+    if row is None:
+        return {}
+    sums = use.read(connection, lane.device, row[0], since, until, step)
+    opening, look = _opening(connection, lane.device), _last_look(connection, lane.device)
+    if opening is not None and look is not None and since <= opening.start < until:
+        span = opening.start - opening.start % step
+        sums[span] = sums.get(span, 0) + look.sent.of(row[0]) - opening.sent.of(row[0])
+    return sums
+
+
+def _opening(connection: sqlite3.Connection, device: str) -> use.Opening | None:
+    row = connection.execute("SELECT start, packed FROM use_openings WHERE device = ?", (device,)).fetchone()
+    return None if row is None else use.Opening(row[0], use.unpack_sums(row[1]))
+
+
+def _last_look(connection: sqlite3.Connection, device: str) -> use.Look | None:
+    row = connection.execute("SELECT packed FROM accounts WHERE device = ?", (device,)).fetchone()
+    if row is None:
+        return None
+    header, columns = unpack_columns(row[0])
+    return _look(header["wall_seconds"], columns["lane"], columns["accounts.sent_bytes"])
+
+
+def _look(wall_seconds: float, lane_ids: I8, sent_bytes: I8) -> use.Look:
+    ascending = np.argsort(lane_ids)
+    return use.Look(wall_seconds, use.Sums(lane_ids[ascending], sent_bytes[ascending]))
+
+
+def read_events(
+    connection: sqlite3.Connection,
+    since: float,
+    until: float,
+    slice_name: str | None,
+    limit: int,
+) -> list[Event]:
+    """Return the newest events of a span, newest first, of one slice or of all."""
+    kinds = [kind.value for kind in EventKind]
+    rows = connection.execute(
+        f"""SELECT at, kind, device, slice, traffic, inputs FROM events
+        WHERE at >= ? AND at < ? AND (? IS NULL OR slice = ?) AND kind IN ({", ".join("?" * len(kinds))})
+        ORDER BY at DESC, number DESC LIMIT ?""",  # noqa: S608  # the text joined in is question marks alone
+        (since, until, slice_name, slice_name, *kinds, limit),
+    )
+    return [
+        Event(at, EventKind(kind), device, name and Lane(device, name, Traffic(traffic)), json.loads(inputs))
+        for at, kind, device, name, traffic, inputs in rows
+    ]
+
+
+class Books:
+    """One open state file, and what was last written to it. After an error it must be closed and opened anew."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, which has to exist; raise sqlite3.Error or Damaged."""
+        self._path = path
+        self._connection = schema.connect(path, mode="rw")
+        self._inode = self._inode_of_path()
+        self._lane_ids = {lane: key for key, lane in _lanes(self._connection).items()}
+        devices = [device for (device,) in self._connection.execute("SELECT device FROM accounts")]
+        self._looks = {device: _last_look(self._connection, device) for device in devices}
+        self._openings = {device: _opening(self._connection, device) for device in devices}
+        self._rows: dict[str, _Rows] = {}
+
+    def _inode_of_path(self) -> tuple[int, int]:
+        status = self._path.stat()
+        return status.st_dev, status.st_ino
+
+    def stand(self) -> bool:
+        """Say whether the open file is the one that has the name: a deleted one takes writes for nothing."""
+        try:
+            return self._inode == self._inode_of_path()
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Close the file; an unfinished transaction did not happen."""
+        self._connection.close()
+
+    def write(self, turn: Turn) -> None:
+        """Write a turn in one transaction, durable when this returns; raise sqlite3.Error."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        for ledger in turn.ledgers.values():
+            self._write_ledger(ledger, turn.at_wall_seconds)
+        self._write_events(turn.events)
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO ids VALUES (?, ?, ?)",
+            [(slice_name, slice_id, turn.at_wall_seconds) for slice_name, slice_id in turn.ids.items()],
+        )
+        self._connection.execute("COMMIT")
+
+    def _write_ledger(self, ledger: Ledger, at: float) -> None:
+        rows = self._rows_of(ledger, at)
+        self._write_use(ledger, rows)
+        self._connection.execute(
+            """INSERT INTO accounts VALUES (?, ?, ?)
+            ON CONFLICT (device) DO UPDATE SET saved_at = excluded.saved_at, packed = excluded.packed""",
+            (ledger.device, at, pack_ledger(ledger, rows.lane_ids)),
+        )
+
+    def _rows_of(self, ledger: Ledger, at: float) -> _Rows:
+        known = self._rows.get(ledger.device)
+        if known is None or known.lanes != ledger.lanes:
+            lane_ids = np.array([self._lane_ids.get(lane) or self._enter(lane, at) for lane in ledger.lanes], np.int64)
+            known = self._rows[ledger.device] = _Rows(ledger.lanes, lane_ids, np.argsort(lane_ids))
+        return known
+
+    def _enter(self, lane: Lane, at: float) -> int:
+        key = (lane.device, lane.slice_name, lane.traffic.value)
+        entered = self._connection.execute(
+            "INSERT INTO lanes (device, slice, traffic, seen_at) VALUES (?, ?, ?, ?)",
+            (*key, at),
+        )
+        if entered.lastrowid is None:
+            raise Damaged(f"no key was given to {lane}")
+        self._lane_ids[lane] = entered.lastrowid
+        return entered.lastrowid
+
+    def _write_use(self, ledger: Ledger, rows: _Rows) -> None:
+        device, accounts = ledger.device, ledger.accounts
+        sent = use.Sums(rows.lane_ids[rows.ascending], accounts.sent_bytes[rows.ascending])
+        look = use.Look(ledger.at.wall_seconds, sent)
+        before = self._openings.get(device)
+        closed, opening = use.follow(before, self._looks.get(device), look)
+        for start, sums in closed:
+            use.record(self._connection, device, start, sums)
+        if opening is not before:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO use_openings VALUES (?, ?, ?)",
+                (device, opening.start, use.pack_sums(opening.sent)),
+            )
+        self._looks[device], self._openings[device] = look, opening
+
+    def _write_events(self, events: Sequence[Event]) -> None:
+        self._connection.executemany(
+            "INSERT INTO events (at, kind, device, slice, traffic, inputs) VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    event.at_wall_seconds,
+                    event.kind.value,
+                    event.device,
+                    event.lane and event.lane.slice_name,
+                    event.lane and event.lane.traffic.value,
+                    json.dumps(dict(event.inputs), default=_plain),
+                )
+                for event in events
+            ],
+        )
+
+    def forget_old(self, now: float, use_limit_bytes: int) -> None:
+        """Forget what is older than it is kept for, in one transaction; raise sqlite3.Error or Damaged."""
+        execute, horizon = self._connection.execute, now - KEPT_SECONDS
+        execute("BEGIN IMMEDIATE")
+        for (packed,) in execute("SELECT packed FROM accounts").fetchall():
+            keys = unpack_columns(packed)[1]["lane"].tolist()
+            self._connection.executemany("UPDATE lanes SET seen_at = ? WHERE id = ?", [(now, key) for key in keys])
+        execute("UPDATE ids SET used_at = ? WHERE slice IN (SELECT slice FROM lanes WHERE seen_at = ?)", (now, now))
+        execute("DELETE FROM lanes WHERE seen_at < ?", (horizon,))
+        execute("DELETE FROM ids WHERE used_at < ?", (horizon,))
+        execute("DELETE FROM events WHERE at < ?", (horizon,))
+        use.purge(self._connection, now, use_limit_bytes)
+        execute("COMMIT")
+        self._lane_ids = {lane: key for key, lane in _lanes(self._connection).items()}
+
+
+def _plain(value: object) -> object:
+    """Say in JSON what JSON has no word for: NumPy's numbers as numbers, anything else as its text."""
+    return value.item() if isinstance(value, np.generic) else str(value)

@@ -1,0 +1,96 @@
+"""The accounts of one device as bytes, and back.
+
+Turns a Ledger into one row's blob. Knows: the layout, its version and its checksum. Does not know: SQLite, names (a
+lane is the integer key of its row in the table of lanes), what a column means.
+
+Layout, all little-endian: magic (4), format (2), two bytes of padding, length of the header (4); the header, which is
+JSON with the scalars and, for each column, its name, dtype and number of rows; the columns' bytes in that order;
+BLAKE2b-128 of everything before it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import fields
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bwexporter.core.lanes import I8, Accounts, Counters, Instant, Lane, Ledger
+
+_HEAD = struct.Struct("<4sHxxI")
+_MAGIC = b"bwxl"
+_FORMAT = 1
+_DIGEST_BYTES = 16
+_INTEGERS = ("ifindex", "enrolled", "tree_sent_bytes", "direct_packets_seen", "direct_packets")
+_SECONDS = ("ledger_seconds", "wall_offset_seconds")
+_PARENTS = ("parent_handle", "parent_sent_bytes")
+
+
+class Damaged(Exception):
+    """Stored bytes are not those that were written; the text says which."""
+
+
+def pack_ledger(ledger: Ledger, lane_ids: I8) -> bytes:
+    """Pack the accounts of a device; `lane_ids` are the keys of `ledger.lanes`, row by row."""
+    columns = {"lane": lane_ids, **_columns_of(ledger)}
+    stored = {name: column.astype(column.dtype.newbyteorder("<"), copy=False) for name, column in columns.items()}
+    header = {
+        "boot_id": ledger.at.boot_id,
+        "boot_seconds": float(ledger.at.boot_seconds),
+        "wall_seconds": float(ledger.at.wall_seconds),
+        **{name: int(getattr(ledger, name)) for name in _INTEGERS},
+        **{name: float(getattr(ledger, name)) for name in _SECONDS},
+        "columns": [[name, column.dtype.str, len(column)] for name, column in stored.items()],
+    }
+    text = json.dumps(header).encode()
+    body = b"".join([_HEAD.pack(_MAGIC, _FORMAT, len(text)), text, *(column.tobytes() for column in stored.values())])
+    return body + blake2b(body, digest_size=_DIGEST_BYTES).digest()
+
+
+def _columns_of(ledger: Ledger) -> dict[str, NDArray[Any]]:
+    accounts = {f"accounts.{field.name}": getattr(ledger.accounts, field.name) for field in fields(Accounts)}
+    counters = {f"counters.{field.name}": getattr(ledger.counters, field.name) for field in fields(Counters)}
+    return accounts | counters | {name: getattr(ledger, name) for name in _PARENTS}
+
+
+def unpack_ledger(device: str, packed: bytes, lanes: Mapping[int, Lane]) -> Ledger:
+    """Return the Ledger that was packed; `lanes` is the table of lanes by key. Raise Damaged if it is not whole."""
+    header, columns = unpack_columns(packed)
+    try:
+        scalars: dict[str, Any] = {name: header[name] for name in _INTEGERS + _SECONDS}
+        parents: dict[str, Any] = {name: columns[name] for name in _PARENTS}
+        return Ledger(
+            device=device,
+            at=Instant(header["wall_seconds"], header["boot_seconds"], header["boot_id"]),
+            lanes=tuple(lanes[lane_id] for lane_id in columns["lane"].tolist()),
+            accounts=Accounts(**{field.name: columns[f"accounts.{field.name}"] for field in fields(Accounts)}),
+            counters=Counters(**{field.name: columns[f"counters.{field.name}"] for field in fields(Counters)}),
+            **scalars,
+            **parents,
+        )
+    except (KeyError, ValueError) as error:
+        raise Damaged(f"the accounts of {device} miss {error}") from error
+
+
+def unpack_columns(packed: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return the header and the columns by name, read-only; raise Damaged if the checksum or the layout is wrong."""
+    body, digest = packed[:-_DIGEST_BYTES], packed[-_DIGEST_BYTES:]
+    if len(body) < _HEAD.size or blake2b(body, digest_size=_DIGEST_BYTES).digest() != digest:
+        raise Damaged("a row of accounts does not match its checksum")
+    magic, layout, header_bytes = _HEAD.unpack_from(body)
+    if (magic, layout) != (_MAGIC, _FORMAT):
+        raise Damaged(f"a row of accounts has the unknown format {layout}")
+    offset = _HEAD.size + header_bytes
+    header = json.loads(body[_HEAD.size : offset])
+    columns = {}
+    for name, dtype, rows in header["columns"]:
+        stored = np.frombuffer(body, dtype, rows, offset)
+        columns[name] = stored.astype(stored.dtype.newbyteorder("="))
+        columns[name].setflags(write=False)
+        offset += stored.nbytes
+    return header, columns

@@ -1,0 +1,101 @@
+"""Accounts as bytes, and back."""
+
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from bwexporter.core.lanes import Accounts, Counters, Instant, Lane, Ledger, Traffic
+from bwexporter.state import open_state
+from bwexporter.state.pack import Damaged, pack_ledger, unpack_ledger
+from tests.state_cases import DTYPES, NOON, ledger, same
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+NUMBERS = st.integers(-(1 << 63), (1 << 63) - 1)
+SECONDS = st.floats(-1e10, 1e10)
+
+
+def columns(kind: type, rows: int) -> st.SearchStrategy:
+    """Return any columns of a kind, of so many rows."""
+    return st.builds(kind, *[arrays(DTYPES[field.type], rows) for field in fields(kind)])
+
+
+@st.composite
+def any_ledger(draw: st.DrawFn) -> Ledger:
+    """Return any ledger whatever."""
+    lanes = draw(st.lists(st.builds(Lane, NAMES, NAMES, st.sampled_from(Traffic)), max_size=6, unique=True))
+    parents = draw(st.integers(0, 3))
+    return Ledger(
+        device=draw(NAMES),
+        ifindex=draw(NUMBERS),
+        at=draw(st.builds(Instant, SECONDS, st.floats(), NAMES)),
+        ledger_seconds=draw(st.floats()),
+        wall_offset_seconds=draw(st.floats()),
+        lanes=tuple(lanes),
+        enrolled=draw(st.integers(0, len(lanes))),
+        accounts=draw(columns(Accounts, len(lanes))),
+        counters=draw(columns(Counters, draw(st.integers(0, 8)))),
+        parent_handle=draw(arrays(np.int64, parents)),
+        parent_sent_bytes=draw(arrays(np.int64, parents)),
+        tree_sent_bytes=draw(NUMBERS),
+        direct_packets_seen=draw(NUMBERS),
+        direct_packets=draw(NUMBERS),
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(any_ledger())
+def test_any_ledger_comes_back_to_the_bit(before: Ledger) -> None:
+    keys = np.arange(len(before.lanes), dtype=np.int64) + 40
+    table = dict(zip(keys.tolist(), before.lanes, strict=True))
+    assert same(unpack_ledger(before.device, pack_ledger(before, keys), table), before)
+
+
+@settings(deadline=None, max_examples=20)
+@given(any_ledger(), any_ledger())
+def test_any_ledgers_come_back_to_the_bit_from_a_file(one: Ledger, other: Ledger) -> None:
+    """Two saves: the names of the second may be new, gone or the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        state = open_state(Path(folder, "state.db"), now_wall_seconds=NOON)
+        assert state.save([one], [], NOON, save_wait_seconds=20).saved
+        assert state.save([other], [], NOON, save_wait_seconds=20).saved
+        state.close()
+        state = open_state(Path(folder, "state.db"), now_wall_seconds=NOON)
+        assert state.recovered == ""
+        found = state.load()
+        state.close()
+    assert found.keys() == {one.device, other.device}
+    assert same(found[other.device], other)
+    assert one.device == other.device or same(found[one.device], one)
+
+
+def test_arrays_that_come_back_are_read_only() -> None:
+    before = ledger({"a": 5})
+    found = unpack_ledger("eth0", pack_ledger(before, np.array([1])), {1: before.lanes[0]})
+    assert not any(array.flags.writeable for array in (found.accounts.used_bytes, found.parent_handle))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.9999])
+def test_one_wrong_bit_anywhere_is_noticed(share: float) -> None:
+    before = ledger({"a": 5, "b": 6})
+    packed = bytearray(pack_ledger(before, np.array([1, 2])))
+    packed[int(share * len(packed))] ^= 1
+    with pytest.raises(Damaged):
+        unpack_ledger("eth0", bytes(packed), dict(enumerate(before.lanes, 1)))
+
+
+@pytest.mark.parametrize("rest", [0, 3, 40])
+def test_a_row_that_was_cut_short_is_noticed(rest: int) -> None:
+    packed = pack_ledger(ledger({"a": 5}), np.array([1]))
+    with pytest.raises(Damaged):
+        unpack_ledger("eth0", packed[:rest], {})
+
+
+def test_a_lane_without_a_name_is_noticed() -> None:
+    with pytest.raises(Damaged, match="miss 1"):
+        unpack_ledger("eth0", pack_ledger(ledger({"a": 5}), np.array([1])), {})
