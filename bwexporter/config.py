@@ -1,0 +1,302 @@
+"""The configuration: one YAML file, checked as a whole.
+
+Turns the file into a frozen Config, or into every problem of it at once, each with its line and key. Knows: the keys,
+their defaults and what contradicts what. Does not know: slices' records, the kernel's devices, who uses a value.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
+
+from bwexporter.core.lanes import UNLIMITED, Traffic
+from bwexporter.core.periods import PeriodRule, Rolling
+from bwexporter.errors import ConfigError, Problem
+from bwexporter.settings import (
+    LaneDefaults,
+    LaneTerms,
+    Limit,
+    contradictions,
+    fitting_warnings,
+    length_seconds,
+    over,
+    read_period,
+)
+from bwexporter.units import (
+    parse_duration,
+    print_duration,
+    print_rate,
+    rate_of_kbit,
+    shown,
+    volume_of_kbyte,
+)
+from bwexporter.written import (
+    MISSING,
+    DeviceName,
+    Duration,
+    Fault,
+    Flag,
+    MaybeDuration,
+    MaybeRate,
+    Misfit,
+    Network,
+    NotYet,
+    Prefix,
+    Rate,
+    Text,
+    Written,
+    check,
+)
+from bwexporter.yamlfile import Document, KeyPath, Step, load_yaml
+
+
+class OnStop(enum.Enum):
+    """What happens to lanes below their threshold when the program stops."""
+
+    KEEP = "keep"  # ceilings stay as they are
+    HOLD = "hold"  # the ceiling that carries the lane to the end of its period
+
+
+class Tree(enum.Enum):
+    """Whose HTB tree a device has."""
+
+    MANAGED = "managed"
+    EXISTING = "existing"
+
+
+class Listen(NamedTuple):
+    """Where the web server listens; an empty host means every address."""
+
+    host: str
+    port: int
+
+
+def parse_listen(written: object) -> Listen:
+    """Read `host:port`, `[::1]:port` or `:port`; ValueError.
+
+    >>> parse_listen("[::1]:10099"), parse_listen(":0")
+    (Listen(host='::1', port=10099), Listen(host='', port=0))
+    """
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^\s:\[\]]*)):([0-9]{1,5})", str(written), re.ASCII)
+    if not isinstance(written, str) or match is None or int(match[3]) > 65535:
+        raise ValueError(f"{shown(written)} is not host:port; write for example 127.0.0.1:10099 or [::1]:10099")
+    return Listen(match[1] or match[2] or "", int(match[3]))
+
+
+class Device(Written):
+    """A network device; rates in bytes per second, None where the driver or the cap says."""
+
+    name: DeviceName
+    cap_bytes_per_second: Rate = Field(alias="cap")
+    line_rate_bytes_per_second: MaybeRate = Field(default=None, alias="line_rate")
+    tree: Tree = Tree.MANAGED
+    default_bytes_per_second: MaybeRate = Field(default=None, alias="default")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Device:
+        faults = []
+        line_rate, default = self.line_rate_bytes_per_second, self.default_bytes_per_second
+        if line_rate is not None and self.cap_bytes_per_second > line_rate:
+            text = f"{print_rate(self.cap_bytes_per_second)} is more than the line rate {print_rate(line_rate)}"
+            faults.append(Fault(("cap",), text))
+        if default is not None and default > self.cap_bytes_per_second:
+            text = f"{print_rate(default)} is more than the cap {print_rate(self.cap_bytes_per_second)}"
+            faults.append(Fault(("default",), text))
+        if self.tree is Tree.EXISTING:
+            faults.append(Fault(("tree",), "existing is not there yet in this version; write managed"))
+        if faults:
+            raise Misfit(faults)
+        return self
+
+
+class _Exempt(Written):
+    prefixes: tuple[Prefix, ...] = ()
+
+
+class _Defaults(Written):
+    normal: LaneDefaults = LaneDefaults()
+    exempt: LaneDefaults = LaneDefaults()
+
+
+class _Source(Written):
+    file: Text | None = None
+    http: NotYet = None
+    plc: NotYet = None
+
+
+class _Web(Written):
+    listen: tuple[Annotated[Listen, PlainValidator(parse_listen)], ...] = (Listen("127.0.0.1", 10099),)
+    config_file: NotYet = None
+
+
+def _name_files(sources: tuple[_Source, ...]) -> tuple[_Source, ...]:
+    files = [source.file for source in sources]
+    faults = [Fault((at, "file"), MISSING) for at, file in enumerate(files) if file is None]
+    faults += [Fault((at, "file"), f"{file} stands in the list already") for at, file in _repeated(files)]
+    if faults:
+        raise Misfit(faults)
+    return sources
+
+
+def _all_different(devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    again = _repeated([device.name for device in devices])
+    if again:
+        raise Misfit([Fault((at, "name"), f"{name} stands in the list already") for at, name in again])
+    return devices
+
+
+def _repeated(names: Sequence[str | None]) -> list[tuple[int, str]]:
+    return [(at, name) for at, name in enumerate(names) if name is not None and name in names[:at]]
+
+
+class _Keys(Written):
+    """The file's keys."""
+
+    node: Text | None = None
+    state: Text = "/var/lib/bwexporter/state.db"
+    interval: Duration = 10.0
+    shortest_interval: MaybeDuration = None
+    look_margin: Annotated[float, PlainValidator(parse_duration)] = 2.0
+    on_stop: OnStop = OnStop.KEEP
+    enforce: Flag = True
+    period: Annotated[PeriodRule, PlainValidator(read_period)] = Rolling(86400.0)
+    devices: Annotated[tuple[Device, ...], AfterValidator(_all_different)] = ()
+    exempt: _Exempt = _Exempt()
+    defaults: _Defaults = _Defaults()
+    slices: Annotated[tuple[_Source, ...], AfterValidator(_name_files)] = ()
+    web: _Web = _Web()
+    apmon: NotYet = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration; paths are absolute or relative to the working directory."""
+
+    path: Path
+    node: str
+    state: Path
+    interval_seconds: float
+    shortest_interval_seconds: float
+    look_margin_seconds: float
+    on_stop: OnStop
+    enforce: bool  # false: shadow for the node
+    period: PeriodRule
+    devices: tuple[Device, ...]  # at least one; the first is that of slices that name none
+    exempt_prefixes: tuple[Network, ...]
+    defaults: Mapping[Traffic, LaneTerms]
+    slice_files: tuple[Path, ...]
+    listen: tuple[Listen, ...]
+    warnings: tuple[Problem, ...] = ()
+
+
+def load_config(path: Path) -> Config:
+    """Read and check the file. ConfigError carries every problem of it."""
+    document = load_yaml(path)
+    return read_config(document, path)
+
+
+def read_config(document: Document, path: Path) -> Config:
+    """Check a document that was read from `path`, which relative paths in it count from; ConfigError."""
+    if document.data is None:
+        raise ConfigError([Problem(document.file, 0, "", "is empty; it needs at least a device")])
+    keys, faults = check(_Keys, document.data)
+    if keys is not None:
+        faults += _contradictions(keys, faulty={fault.path[0] for fault in faults if fault.path})
+    if faults or keys is None:
+        problems = [document.problem(fault.path, fault.text) for fault in faults]
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line))
+    defaults = _terms(keys)
+    return Config(
+        path=path,
+        node=keys.node or socket.gethostname(),
+        state=path.parent / keys.state,
+        interval_seconds=keys.interval,
+        shortest_interval_seconds=keys.shortest_interval or min(1.0, keys.interval),
+        look_margin_seconds=keys.look_margin,
+        on_stop=keys.on_stop,
+        enforce=keys.enforce,
+        period=keys.period,
+        devices=keys.devices,
+        exempt_prefixes=keys.exempt.prefixes,
+        defaults=defaults,
+        slice_files=tuple(path.parent / source.file for source in keys.slices if source.file),
+        listen=keys.web.listen,
+        warnings=tuple(document.problem(fault.path, fault.text) for fault in _warnings(defaults)),
+    )
+
+
+def _terms(keys: _Keys) -> Mapping[Traffic, LaneTerms]:
+    """Complete the written defaults by PlanetLab's: 1 Mbit/s all day for normal traffic, 3 Mbit/s for exempt."""
+    rates = rate_of_kbit(1), rate_of_kbit(64)
+    usual = Fraction(4, 5)
+    normal = LaneTerms(Limit.CAP, *rates, volume_of_kbyte(10_546_875), usual, 1, keys.period)
+    exempt = LaneTerms(Limit.LINE_RATE, *rates, volume_of_kbyte(31_640_625), usual, 1, keys.period)
+    return {
+        Traffic.NORMAL: over(keys.defaults.normal, normal),
+        Traffic.EXEMPT: over(keys.defaults.exempt, exempt),
+    }
+
+
+def _contradictions(keys: _Keys, *, faulty: set[Step]) -> Iterator[Fault]:
+    """Find what is wrong between keys that are right by themselves; `faulty` are those known to be wrong already."""
+    if not keys.devices and "devices" not in faulty:
+        yield Fault(("devices",), "is missing; name at least one, as - {name: eth0, cap: 100mbit}")
+    if "interval" not in faulty:
+        yield from _contradictions_of_times(keys)
+    yield from _contradictions_of_defaults(keys)
+
+
+def _contradictions_of_times(keys: _Keys) -> Iterator[Fault]:
+    interval, shortest = keys.interval, keys.shortest_interval
+    if shortest is not None and shortest > interval:
+        text = f"{print_duration(shortest)} is more than the interval {print_duration(interval)}"
+        yield Fault(("shortest_interval",), text)
+    paths: Mapping[KeyPath, PeriodRule | None] = {
+        ("period",): keys.period,
+        ("defaults", "normal", "period"): keys.defaults.normal.period,
+        ("defaults", "exempt", "period"): keys.defaults.exempt.period,
+    }
+    for path, period in paths.items():
+        if period is not None and length_seconds(period) < interval:
+            text = f"{print_duration(length_seconds(period))} is less than the interval {print_duration(interval)}"
+            yield Fault(path, text)
+
+
+def _contradictions_of_defaults(keys: _Keys) -> Iterator[Fault]:
+    """Find what is wrong between a written default and the defaults and devices it meets."""
+    written = {Traffic.NORMAL: keys.defaults.normal, Traffic.EXEMPT: keys.defaults.exempt}
+    for traffic, terms in _terms(keys).items():
+        settings = written[traffic]
+        rates = [rate for device in keys.devices if (rate := full_rate_on(device, terms.full)) is not None]
+        # Written values that contradict each other have been found before; these meet a value that nobody wrote.
+        met = {"full": min(rates, default=None)} if isinstance(terms.full, Limit) else {}
+        met |= {"allowance_bytes": terms.allowance_bytes} if settings.allowance_bytes is None else {}
+        for fault in contradictions(settings.model_copy(update=met)):
+            yield Fault(("defaults", traffic.value, *fault.path), fault.text)
+        if isinstance(settings.threshold, int) and terms.allowance_bytes == UNLIMITED:
+            text = "is a volume, and the allowance is unlimited; write a percentage, as 80%"
+            yield Fault(("defaults", traffic.value, "threshold"), text)
+
+
+def full_rate_on(device: Device, full: int | Limit) -> int | None:
+    """Return a full rate in bytes per second; None if it is the line rate and nobody has written that."""
+    match full:
+        case Limit.CAP:
+            return device.cap_bytes_per_second
+        case Limit.LINE_RATE:
+            return device.line_rate_bytes_per_second
+        case _:
+            return full
+
+
+def _warnings(defaults: Mapping[Traffic, LaneTerms]) -> Iterator[Fault]:
+    for traffic, terms in defaults.items():
+        yield from (Fault(("defaults", traffic.value, *path), text) for path, text in fitting_warnings(terms))

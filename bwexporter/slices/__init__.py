@@ -1,0 +1,1 @@
+"""Door to where slices come from: checked records out."""

@@ -1,0 +1,200 @@
+"""Slices from files: bad files keep the last good records, names are unique, changes on disk are noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Queue
+from threading import Event, Thread
+
+import pytest
+
+from bwexporter.slices.file import FileSource, combine, identities, watch
+
+DATA = Path(__file__).parent / "data"
+DEPLOY = Path(__file__).parents[1] / "deploy"
+WAIT_SECONDS = 20
+
+BAD = [
+    ("no_list", 1, "slices", "must be a list"),
+    ("missing", 1, "slice", 'did you mean "slices"'),
+    ("empty", 0, "", "is empty"),
+    ("scalar", 1, "", "must be a mapping"),
+    ("duplicate_key", 3, "name", "stands here and at line 2"),
+]
+
+
+@pytest.mark.parametrize(("rule", "line", "key", "text"), BAD)
+def test_a_bad_file_keeps_the_last_good_records(tmp_path: Path, rule: str, line: int, key: str, text: str) -> None:
+    """A file that cannot be used as a whole removes nobody, and says what is wrong with it."""
+    path = tmp_path / "slices.yml"
+    path.write_text("slices: [{name: a}, {name: b}]")
+    source = FileSource(path)
+    assert source.read().up
+    path.write_bytes((DATA / f"bad_slices_{rule}.yml").read_bytes())
+    result = source.read()
+    assert not result.up
+    assert [record.name for record in result.records] == ["a", "b"]
+    problem = result.problems[0]
+    assert (problem.file, problem.line, problem.key) == (str(path), line, key)
+    assert text in problem.text
+
+
+def test_a_vanished_file_keeps_the_last_good_records(tmp_path: Path) -> None:
+    """A file that is gone removes nobody, and one that is back is believed."""
+    path = tmp_path / "slices.yml"
+    path.write_text("slices: [{name: a}]")
+    source = FileSource(path)
+    source.read()
+    path.unlink()
+    result = source.read()
+    assert (result.up, [record.name for record in result.records]) == (False, ["a"])
+    path.write_text("slices: []")
+    assert source.read().records == ()
+
+
+def test_problems_name_the_slice(tmp_path: Path) -> None:
+    """Whoever reads the log need not open the file to know whose value is bad."""
+    path = tmp_path / "slices.yml"
+    path.write_text("slices:\n  - name: a\n    normal: {share: 0}\n  - {name: b, id: 0}\n")
+    assert [str(problem) for problem in FileSource(path).read().problems] == [
+        f"{path}:3: slices[0].normal.share: is 0 and must be a whole number from 1 to 10000 (slice a)",
+        f"{path}:4: slices[1].id: is 0 and must be a whole number from 1 to 28670 (this slice is left out)",
+    ]
+
+
+def test_a_name_stands_once_in_a_file(tmp_path: Path) -> None:
+    """The second of a name is an error that names both places; the first stays."""
+    path = tmp_path / "slices.yml"
+    path.write_text("slices:\n  - {name: a, id: 1}\n  - {name: a, id: 2}\n")
+    result = FileSource(path).read()
+    assert [record.slice_id for record in result.records] == [1]
+    assert f"{path}:3" in str(result.problems[0])
+    assert f"{path}:2" in result.problems[0].text
+
+
+def test_a_name_stands_in_one_source(tmp_path: Path) -> None:
+    """A name in two sources is an error that names both places; the first stays."""
+    first, second = tmp_path / "first.yml", tmp_path / "second.yml"
+    first.write_text("slices: [{name: a, id: 1}]")
+    second.write_text("slices:\n  - name: b\n  - name: a\n")
+    records, problems = combine([FileSource(first).read(), FileSource(second).read()])
+    assert [(record.name, record.slice_id) for record in records] == [("a", 1), ("b", None)]
+    text = f"{second}:3: name: a stands at {first}:1 already; that one holds"
+    assert [str(problem) for problem in problems] == [text]
+
+
+def test_a_file_that_is_down_keeps_its_names(tmp_path: Path) -> None:
+    """While a source is down its records still stand before those of later sources."""
+    first, second = tmp_path / "first.yml", tmp_path / "second.yml"
+    first.write_text("slices: [{name: a, id: 1}]")
+    second.write_text("slices: [{name: a, id: 2}]")
+    source = FileSource(first)
+    source.read()
+    first.write_text("slices: [")
+    records, problems = combine([source.read(), FileSource(second).read()])
+    assert [record.slice_id for record in records] == [1]
+    assert len(problems) == 2
+
+
+def test_the_example_is_right() -> None:
+    """The commented example of all keys has no problem."""
+    result = FileSource(DEPLOY / "slices.yml").read()
+    assert result.problems == ()
+    assert [record.name for record in result.records][-2:] == ["_root", "_default"]
+
+
+def test_json_is_yaml(tmp_path: Path) -> None:
+    """A generated file may be JSON."""
+    path = tmp_path / "slices.json"
+    path.write_text('{"slices": [{"name": "a", "normal": {"allowance": "5GB"}}]}')
+    assert FileSource(path).read().records[0].normal.allowance_bytes == 5_000_000_000
+
+
+def test_ten_thousand_slices_are_all_read(tmp_path: Path) -> None:
+    """A large node's file is read whole, each record with its line."""
+    path = tmp_path / "slices.yml"
+    lines = (f"  - {{name: s{number}, normal: {{allowance: 5GB}}}}\n" for number in range(10_000))
+    path.write_text("slices:\n" + "".join(lines))
+    result = FileSource(path).read()
+    assert (len(result.records), result.problems) == (10_000, ())
+    assert (result.records[-1].name, result.records[-1].line) == ("s9999", 10_001)
+
+
+class Watched:
+    """A running watch whose calls can be awaited."""
+
+    def __init__(self, *paths: Path) -> None:
+        self.calls: Queue[frozenset[Path]] = Queue()
+        self.stop = Event()
+        since = identities(paths)
+        self.thread = Thread(target=watch, args=(paths, self.stop, self.calls.put), kwargs={"since": since})
+        self.thread.start()
+
+    def next(self) -> frozenset[Path]:
+        """Wait for a call."""
+        return self.calls.get(timeout=WAIT_SECONDS)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    """Watch slices.yml and bwexporter.yml in a directory where only the first exists."""
+    (tmp_path / "slices.yml").write_text("slices: []")
+    running = Watched(tmp_path / "slices.yml", tmp_path / "bwexporter.yml")
+    yield running
+    running.stop.set()
+    running.thread.join(WAIT_SECONDS)
+    assert not running.thread.is_alive()
+
+
+def test_a_rewritten_file_is_noticed(tmp_path: Path, watched: Watched) -> None:
+    """A file written in place is told, once it differs."""
+    (tmp_path / "slices.yml").write_text("slices: [{name: a}]")
+    assert watched.next() == {tmp_path / "slices.yml"}
+
+
+def test_a_renamed_file_is_noticed(tmp_path: Path, watched: Watched) -> None:
+    """Editors write beside and rename over."""
+    (tmp_path / ".slices.yml.swp").write_text("slices: [{name: a}]")
+    (tmp_path / ".slices.yml.swp").rename(tmp_path / "slices.yml")
+    assert watched.next() == {tmp_path / "slices.yml"}
+
+
+def test_a_new_file_is_noticed_and_a_neighbour_is_not(tmp_path: Path, watched: Watched) -> None:
+    """A file that appears is told; one that nobody asked for is not."""
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "bwexporter.yml").write_text("x")
+    assert watched.next() == {tmp_path / "bwexporter.yml"}
+
+
+def test_a_swapped_symlink_is_noticed(tmp_path: Path) -> None:
+    """Kubernetes mounts a ConfigMap as links through ..data, and swaps that; each of two swaps is told."""
+    for version in ("1", "2", "3"):
+        (tmp_path / f"..v{version}").mkdir()
+        (tmp_path / f"..v{version}" / "slices.yml").write_text(f"slices: [{{name: v{version}}}]")
+    (tmp_path / "..data").symlink_to("..v1")
+    path = tmp_path / "slices.yml"
+    path.symlink_to("..data/slices.yml")
+    running = Watched(path)
+    try:
+        for version in ("2", "3"):
+            (tmp_path / "..data_tmp").symlink_to(f"..v{version}")
+            (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+            assert running.next() == {path}
+            assert FileSource(path).read().records[0].name == f"v{version}"
+    finally:
+        running.stop.set()
+        running.thread.join(WAIT_SECONDS)
+
+
+def test_a_directory_that_comes_later_is_noticed(tmp_path: Path) -> None:
+    """A file in a directory that does not exist yet is told when both are there."""
+    path = tmp_path / "later" / "slices.yml"
+    running = Watched(path)
+    try:
+        path.parent.mkdir()
+        path.write_text("slices: []")
+        assert running.next() == {path}
+    finally:
+        running.stop.set()
+        running.thread.join(WAIT_SECONDS)
