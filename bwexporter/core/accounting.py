@@ -73,7 +73,6 @@ def advance(
         roll = _moved_by_step(roll, now.wall_seconds, offset, period_rule=period_rule, rules=rules)
     else:
         stepped = 0.0
-    parent_handle, parent_sent_bytes = _parents(snapshot)
     advanced = replace(
         ledger,
         ifindex=snapshot.ifindex,
@@ -82,8 +81,8 @@ def advance(
         wall_offset_seconds=ledger.wall_offset_seconds + stepped,
         accounts=_credited(ledger.accounts, gained, roll, elapsed),
         counters=found.counters,
-        parent_handle=parent_handle,
-        parent_sent_bytes=parent_sent_bytes,
+        parent_handle=found.parent_handle,
+        parent_sent_bytes=found.parent_sent_bytes,
         tree_sent_bytes=snapshot.tree_sent_bytes,
         direct_packets_seen=snapshot.direct_packets,
         direct_packets=ledger.direct_packets
@@ -145,12 +144,6 @@ def _credited(accounts: Accounts, gained: I8, roll: _Roll, elapsed: float) -> Ac
         recent_bytes=gained[0],
         recent_bytes_per_second=accounts.recent_bytes_per_second + weight * (rate - accounts.recent_bytes_per_second),
     )
-
-
-def _parents(snapshot: Snapshot) -> tuple[I8, I8]:
-    inner = np.unique(snapshot.classes.parent)
-    row, present = lives.find(snapshot.classes.handle, inner)
-    return inner[present], snapshot.counts.sent_bytes[row[present]]
 
 
 def _direct_gain(ledger: Ledger, snapshot: Snapshot, *, same_life: bool) -> int:

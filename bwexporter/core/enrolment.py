@@ -111,7 +111,8 @@ def _fresh_accounts(start: F8, end: F8) -> Accounts:
 
 def _fresh_counters(handle: I8, account: I8) -> Counters:
     parent, leaf, sent, packets, dropped, overlimits = (np.zeros(len(handle), np.int64) for _ in range(6))
-    return Counters(handle, parent, account, np.zeros(len(handle), bool), leaf, sent, packets, dropped, overlimits)
+    alive, unheard = np.zeros(len(handle), bool), np.zeros(len(handle), bool)
+    return Counters(handle, parent, account, alive, unheard, leaf, sent, packets, dropped, overlimits)
 
 
 def _enrol_counters(counters: Counters, handles: I8, came_from: I8) -> Counters:

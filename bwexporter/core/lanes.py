@@ -178,7 +178,8 @@ class Counters(Columns):
     handle: I8
     parent: I8  # 0 while the class has not been seen
     account: I8  # row of the account that it feeds
-    alive: B1  # the class was there at the last look; its numbers below are of this life
+    alive: B1  # the class has been there, and is not known to have ended; the numbers below are of this life
+    unheard: B1  # since it was last seen, deletions can have gone unnoticed
     leaf: I8
     sent_bytes: I8
     sent_packets: I8

@@ -18,7 +18,7 @@ A life has ended when: the boot id or the interface's index differs; a notificat
 where notifications may have been lost, the leaf queue has another handle than the one we gave it. The last of these is
 checked against the inner class: somebody may have replaced the leaf queue of a class that lives on, and then the inner
 class grew by less than the readings would say. A class that is absent from a dump beside which nothing came or went is
-gone; in any other dump absence says nothing.
+gone; in any other dump absence says nothing, and until it is seen again its inner class keeps what may be its bytes.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Gains(NamedTuple):
     gained: I8  # 4 x rows: bytes, packets, drops, overlimits
     restarted: B1  # began another life, or ended, since the last look
     tree_ended: bool
+    parent_handle: I8  # inner classes, as witnesses of the next look
+    parent_sent_bytes: I8
 
 
 class _Sight(NamedTuple):
@@ -56,14 +58,14 @@ def gains(ledger: Ledger, snapshot: Snapshot, *, same_device: bool) -> Gains:
     counters = ledger.counters
     last = _matrix(counters)
     sight = _sight(counters, snapshot)
-    alive = counters.alive & same_device
-    by_end, ended = _by_endings(counters, snapshot, last, alive)
-    tree_ended = same_device and bool(snapshot.tree_endings_bytes)
+    by_end, ended = _by_endings(counters, snapshot, last, same_device=same_device)
+    tree_ended = bool(snapshot.tree_endings_bytes)
     if tree_ended:
-        by_end[0] += _tree_remainder(ledger, snapshot, by_end[0], alive & ~ended)
-    living = alive & ~ended & (not tree_ended)
+        by_end[0] += _tree_remainder(ledger, snapshot, by_end[0], ~ended)
+    living = counters.alive & ~ended & (same_device and not tree_ended)
     fell = living & sight.present & (sight.reading[:2] < last[:2]).any(axis=0)
-    suspect = living & sight.present & ~fell & (sight.leaf != counters.leaf) & (not snapshot.watched_since_last_look)
+    unheard = counters.unheard | (not snapshot.watched_since_last_look)
+    suspect = living & sight.present & ~fell & (sight.leaf != counters.leaf) & unheard
     if_lived_on = by_end + _seen(sight, last, living & ~fell)
     broken = fell | (suspect & ~_leaf_was_replaced(ledger, snapshot, sight, if_lived_on[0], suspect))
     gone = living & ~sight.present & snapshot.clean
@@ -71,8 +73,9 @@ def gains(ledger: Ledger, snapshot: Snapshot, *, same_device: bool) -> Gains:
     if (broken | gone).any():
         gained[0] += _parents_remainder(ledger, snapshot, sight.parent, gained[0], broken | gone)
     restarted = counters.alive & (ended | broken | gone | (sight.present & ~living))
-    alive_now = sight.present | (living & ~gone)
-    return Gains(_as_seen(counters, sight, last, alive_now), gained, restarted, tree_ended)
+    in_doubt = living & ~sight.present & ~gone
+    seen = _as_seen(counters, sight, last, alive=sight.present | in_doubt, unheard=in_doubt & unheard)
+    return Gains(seen, gained, restarted, tree_ended, *_parents(ledger, snapshot, sight.parent, gained[0], in_doubt))
 
 
 def joined(earlier: Snapshot, later: Snapshot) -> Snapshot:
@@ -116,13 +119,14 @@ def _seen(sight: _Sight, last: I8, goes_on: B1) -> I8:
     return np.where(sight.present, _increase(sight.reading, np.where(goes_on, last, 0)), 0)
 
 
-def _as_seen(counters: Counters, sight: _Sight, last: I8, alive: B1) -> Counters:
+def _as_seen(counters: Counters, sight: _Sight, last: I8, *, alive: B1, unheard: B1) -> Counters:
     sent, packets, dropped, overlimits = np.where(sight.present, sight.reading, last)
     return Counters(
         handle=counters.handle,
         parent=sight.parent,
         account=counters.account,
         alive=alive,
+        unheard=unheard,
         leaf=np.where(sight.present, sight.leaf, counters.leaf),
         sent_bytes=sent,
         sent_packets=packets,
@@ -131,22 +135,26 @@ def _as_seen(counters: Counters, sight: _Sight, last: I8, alive: B1) -> Counters
     )
 
 
-def _by_endings(counters: Counters, snapshot: Snapshot, last: I8, alive: B1) -> tuple[I8, B1]:
-    """Credit the final counters of every class that is known to have ended, in the order of the ends."""
+def _by_endings(counters: Counters, snapshot: Snapshot, last: I8, *, same_device: bool) -> tuple[I8, B1]:
+    """Credit the final counters of every class that is known to have ended, in the order of the ends.
+
+    The first end of a class is that of the life we knew, unless ends may be missing from the list or are those of
+    another tree; then the leaf queue decides.
+    """
     gained = np.zeros_like(last)
     ended = np.zeros(len(counters), bool)
     endings = snapshot.endings
     if not len(endings):
         return gained, ended
     row_of = {handle: row for row, handle in enumerate(counters.handle.tolist())}
-    leaf_decides = bool(snapshot.tree_endings_bytes) or not snapshot.watched_since_last_look
+    leaf_decides = not same_device or bool(snapshot.tree_endings_bytes) or not snapshot.watched_since_last_look
     final = _matrix(endings)
     for ending, handle in enumerate(endings.handle.tolist()):
         row = row_of.get(handle)
         if row is None:
             continue
         same_leaf = endings.leaf[ending] == counters.leaf[row]
-        goes_on = alive[row] and not ended[row] and (same_leaf or not leaf_decides)
+        goes_on = counters.alive[row] and not ended[row] and (same_leaf or not (leaf_decides or counters.unheard[row]))
         goes_on = goes_on and bool((final[:2, ending] >= last[:2, row]).all())
         gained[:, row] += _increase(final[:, ending], last[:, row] if goes_on else np.zeros(4, np.int64))
         ended[row] = True
@@ -154,7 +162,10 @@ def _by_endings(counters: Counters, snapshot: Snapshot, last: I8, alive: B1) -> 
 
 
 def _tree_remainder(ledger: Ledger, snapshot: Snapshot, by_endings: I8, lived: B1) -> I8:
-    """Share out what a deleted root queue had sent after the last look, beyond what single endings have said."""
+    """Share out what a deleted root queue had sent after the last look, beyond what single endings have said.
+
+    Classes that were made after the last look may have sent as well, though no look has seen them alive.
+    """
     first, *others = snapshot.tree_endings_bytes
     sent = first - ledger.tree_sent_bytes if first >= ledger.tree_sent_bytes else first
     return _shared_out(sent + sum(others) - int(by_endings.sum()), _recent(ledger), lived)
@@ -164,12 +175,28 @@ def _parents_remainder(ledger: Ledger, snapshot: Snapshot, parent: I8, gained: I
     """Share out what inner classes grew by beyond their leaves among the lanes below them that lost a life unseen."""
     share = np.zeros(len(lost), np.int64)
     for handle in np.unique(parent[lost]).tolist():
-        grown = _parent_growth(ledger, snapshot, handle)
-        if grown is not None:
-            below = parent == handle
-            remainder = grown - int(gained[below].sum()) - _strangers_bytes(ledger.counters, snapshot, handle)
-            share += _shared_out(remainder, _recent(ledger), lost & below)
+        remainder = _remainder_of(handle, ledger, snapshot, parent, gained)
+        share += _shared_out(remainder, _recent(ledger), lost & (parent == handle))
     return share
+
+
+def _remainder_of(handle: int, ledger: Ledger, snapshot: Snapshot, parent: I8, gained: I8) -> int:
+    """Return by how much an inner class grew beyond its leaves; 0 where it cannot be a witness."""
+    grown = _parent_growth(ledger, snapshot, handle)
+    if grown is None:
+        return 0
+    explained = int(gained[parent == handle].sum()) + _strangers_bytes(ledger.counters, snapshot, handle)
+    return max(0, grown - explained)
+
+
+def _parents(ledger: Ledger, snapshot: Snapshot, parent: I8, gained: I8, in_doubt: B1) -> tuple[I8, I8]:
+    """Return the inner classes' counters for the next look, less what lanes whose class is in doubt may account for."""
+    inner = np.unique(snapshot.classes.parent)
+    row, present = find(snapshot.classes.handle, inner)
+    inner, sent = inner[present], snapshot.counts.sent_bytes[row[present]]
+    for handle in np.unique(parent[in_doubt]).tolist():
+        sent[inner == handle] -= _remainder_of(handle, ledger, snapshot, parent, gained)
+    return inner, sent
 
 
 def _leaf_was_replaced(ledger: Ledger, snapshot: Snapshot, sight: _Sight, if_lived_on: I8, suspect: B1) -> B1:

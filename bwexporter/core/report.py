@@ -104,7 +104,7 @@ class Report:
     clock_steps: int = 0
     sources: tuple[SourceStatus, ...] = ()
     saved: bool = True
-    save_trouble: str = ""
+    save_trouble: str = ""  # may be said of a turn that was saved too: a copy that failed, a file restored
     state_saved_wall_seconds: float = 0.0
     config_reload_successful: bool = True
     config_reloaded_wall_seconds: float = 0.0

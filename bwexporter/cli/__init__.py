@@ -1,0 +1,1 @@
+"""Flags, exit codes, assembly: the one place that knows every room."""

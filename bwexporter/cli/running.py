@@ -1,0 +1,229 @@
+"""`bwexporter run`: opens the doors, assembles the rooms, waits for signals.
+
+Turns a configuration into a running daemon and its end. Knows: what is opened and closed in which order. Does not know:
+what the rooms do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from bwexporter.cli.table import lanes_table
+from bwexporter.config import Config, Listen, OnStop, load_config
+from bwexporter.core.enrolment import open_ledger
+from bwexporter.core.lanes import DeviceFacts, Instant, Ledger
+from bwexporter.daemon import Daemon, read_clocks
+from bwexporter.errors import DeviceRefused, KernelUnreadable
+from bwexporter.kernel.htb import Device
+from bwexporter.lock import hold_device
+from bwexporter.metrics import Exposition
+from bwexporter.roster import Roll, Roster
+from bwexporter.slices.file import Identity, identities, watch
+from bwexporter.state import State, open_state
+from bwexporter.turn import Desk, Turns
+from bwexporter.web import api
+from bwexporter.web.app import build_app
+from bwexporter.web.server import Server, bind
+
+log = logging.getLogger("bwexporter")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asks of `run`."""
+
+    config_path: Path
+    once: bool = False
+    shadow: bool = False
+    take_over: bool = False
+    listen_fd: int | None = None
+
+
+def set_up_logging(*, verbose: bool) -> None:
+    """Log to stderr; the journal has its own times."""
+    under_systemd = "JOURNAL_STREAM" in os.environ
+    form = "%(levelname)s %(message)s" if under_systemd else "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if verbose else logging.INFO, format=form)
+    for talkative in ("watchfiles", "asyncio", "apscheduler", "pyroute2"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+
+
+def run(wanted: Wanted) -> int:
+    """Run until a signal says to stop, or for one turn; return the exit code."""
+    read_since = identities([wanted.config_path])
+    config = load_config(wanted.config_path)
+    with ExitStack() as open_things:
+        sockets = [] if wanted.once else _listening(config, wanted)
+        for listening in sockets:
+            open_things.callback(listening.close)
+        state = open_state(config.state, now_wall_seconds=time.time())
+        open_things.callback(state.close)
+        if state.recovered:
+            log.error("%s", state.recovered)
+        doors = {device.name: _open_door(device.name, wanted, open_things) for device in config.devices}
+        node = _Node(config, wanted, state, doors, read_since)
+        return node.take_one_turn() if wanted.once else node.serve(sockets)
+
+
+class _Node:
+    """The assembled rooms."""
+
+    def __init__(
+        self,
+        config: Config,
+        wanted: Wanted,
+        state: State,
+        doors: Mapping[str, Device],
+        read_since: Mapping[Path, Identity],
+    ) -> None:
+        self._on_stop = config.on_stop
+        self._state = state
+        facts = {name: door.facts() for name, door in doors.items()}
+        self._roster = Roster(
+            config, facts, self._remembered, time.time, enforce=not wanted.shadow, read_since=read_since
+        )
+        self._exposition = Exposition(list(doors))
+        self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter)
+        self._file_watch = _FileWatch(self._roster)
+        roll = self._call_roll(anew=False)
+        self._daemon = Daemon(self._turns, self._exposition, self._call_roll, roll)
+        ledgers, now = state.load(), read_clocks()
+        self._turns.desks = {
+            name: _first_desk(door, roll, _ledger(ledgers, facts[name], now), state) for name, door in doors.items()
+        }
+        self._daemon.enlist(roll)
+
+    def serve(self, sockets: list[socket.socket]) -> int:
+        """Serve until SIGTERM or SIGINT."""
+        app = build_app(
+            exposition=lambda: self._exposition.current,
+            last_report=lambda: self._daemon.last_report,
+            ready=self._daemon.ready,
+        )
+        server = Server(app, sockets)
+        ended = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._daemon.reload())
+        server.start()
+        self._daemon.start()
+        for listening in sockets:
+            host, port, *_ = listening.getsockname()
+            log.info("listening on %s port %s", host, port)
+        with self._file_watch.running(self._daemon.reload):
+            ended.wait()
+        log.info("stopping")
+        saved = self._daemon.stop(hold=self._on_stop is OnStop.HOLD)
+        server.stop()
+        return 0 if saved else 1
+
+    def take_one_turn(self) -> int:
+        """Take one turn, save it, and print what it found."""
+        self._daemon.take_turn()
+        report = self._daemon.last_report
+        saved = self._daemon.finish(hold=False)
+        if report is None:
+            return 1
+        Console().print(lanes_table(api.slices(report), now_seconds=report.at.wall_seconds))
+        return 0 if saved and not any(device.trouble for device in report.devices) else 1
+
+    def _call_roll(self, *, anew: bool = True) -> Roll:
+        roll = self._roster.call(anew=anew)
+        self._state.remember_ids(roll.ids, time.time())
+        self._on_stop = roll.config.on_stop
+        self._file_watch.follow()
+        return roll
+
+    def _remembered(self) -> dict[str, int]:
+        """Return the ids of slices by name, without those of removed slices whose accounts have ended."""
+        desks = [desk.ledger for desk in self._turns.desks.values()]
+        ledgers = desks or self._state.load().values()
+        alive = {lane.slice_name for ledger in ledgers for lane in ledger.lanes}
+        return {name: number for name, number in self._state.ids().items() if name in alive}
+
+
+def _listening(config: Config, wanted: Wanted) -> list[socket.socket]:
+    if wanted.listen_fd is not None:
+        return [socket.socket(fileno=wanted.listen_fd)]
+    return [bind(_text_of(listen)) for listen in config.listen]
+
+
+def _text_of(listen: Listen) -> str:
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    return f"{host}:{listen.port}"
+
+
+def _open_door(name: str, wanted: Wanted, open_things: ExitStack) -> Device:
+    """Open a device that can be used: it is there, it is ours alone, its root queue is ours or nobody's."""
+    door = Device(name, take_over=wanted.take_over)
+    open_things.callback(door.close)
+    try:
+        open_things.enter_context(hold_device(door.facts().ifindex))
+        if not wanted.shadow:
+            door.check_permission()
+        door.look()
+    except KernelUnreadable as error:
+        raise DeviceRefused(f"{error}; devices are named in the configuration (`ip link` lists them)") from error
+    return door
+
+
+def _ledger(ledgers: Mapping[str, Ledger], facts: DeviceFacts, now: Instant) -> Ledger:
+    return ledgers.get(facts.device) or open_ledger(facts.device, facts.ifindex, now)
+
+
+def _first_desk(door: Device, roll: Roll, ledger: Ledger, state: State) -> Desk:
+    tariffs, rules = roll.tariffs[door.name]
+    return Desk(
+        device=door.name,
+        door=door,
+        tree=roll.trees[door.name],
+        tariffs=tariffs,
+        rules=rules,
+        ledger=ledger,
+        lost_at_wall_seconds=state.lost_at_wall_seconds,
+    )
+
+
+class _FileWatch:
+    """Calls for a reload when a file changes; which files those are is asked anew after each reload."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._paths: tuple[Path, ...] = ()
+        self._look_again = threading.Event()
+        self._ended = False
+
+    def follow(self) -> None:
+        """Watch other files where the configuration now names others."""
+        if self._roster.paths() != self._paths:
+            self._look_again.set()
+
+    @contextmanager
+    def running(self, reload: Callable[[], None]) -> Iterator[None]:
+        """Watch while the context lasts, in a thread of its own."""
+        thread = threading.Thread(target=self._run, args=(reload,), name="file watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended = True
+            self._look_again.set()
+            thread.join(timeout=5.0)
+
+    def _run(self, reload: Callable[[], None]) -> None:
+        while not self._ended:
+            self._look_again.clear()
+            self._paths = self._roster.paths()
+            watch(self._paths, self._look_again, lambda _: reload(), since=dict(self._roster.read_since))

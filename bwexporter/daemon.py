@@ -1,0 +1,241 @@
+"""The daemon: clocks, jobs, reloads, and what becomes of trouble.
+
+Turns a roster and doors into turns at the right times. Knows: the clocks, APScheduler, when to wake, what to log. Does
+not know: what happens inside a turn, where slices come from, how anything is published.
+
+Regular and early looks are one APScheduler job, so that they never overlap. APScheduler 3 schedules by the wall clock:
+after each turn the job is given its next time anew, and a guard that compares the clocks gives it again as soon as the
+wall clock was stepped, so that a step neither stops nor floods the turns.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from bwexporter.core.accounting import STEP_TOLERANCE_SECONDS
+from bwexporter.core.lanes import Instant
+from bwexporter.core.report import Event, EventKind, Report
+from bwexporter.errors import ConfigError
+from bwexporter.roster import Roll
+from bwexporter.turn import Turns
+
+log = logging.getLogger("bwexporter")
+
+BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
+GUARD_SECONDS = 1.0
+JOB = "turn"
+
+
+class Publisher(Protocol):
+    """Who is told of turns: the exposition."""
+
+    def observe(self, report: Report) -> None:
+        """Count what happened in a turn."""
+
+    def render(self, report: Report) -> object:
+        """Publish a full turn."""
+
+    def mark_down(self) -> object:
+        """Publish that the last turn failed as a whole."""
+
+    def count_turn_failure(self, stage: str) -> None:
+        """Count a turn that failed in a stage."""
+
+    def count_misfire(self) -> None:
+        """Count a turn that did not begin in time."""
+
+
+def read_clocks() -> Instant:
+    """Read the clocks, once a turn."""
+    return Instant(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), BOOT_ID_FILE.read_text().strip())
+
+
+class Daemon:
+    """Takes turns until it is told to stop. `call_roll` reads the configuration and the sources anew."""
+
+    def __init__(self, turns: Turns, publisher: Publisher, call_roll: Callable[[], Roll], roll: Roll) -> None:
+        self._turns = turns
+        self._publisher = publisher
+        self._call_roll = call_roll
+        self._roll = roll
+        self._reload_wanted = threading.Event()
+        self._stopping = threading.Event()
+        self._last_full: Report | None = None
+        self._last_good_monotonic: float | None = None
+        self._reload_successful = True
+        self._reloaded_wall_seconds = time.time()
+        executors = {"default": ThreadPoolExecutor(1)}
+        self._scheduler = BackgroundScheduler(executors=executors, timezone=UTC)
+        self._guard = threading.Thread(target=self._guard_clock, name="clock guard", daemon=True)
+
+    def start(self) -> None:
+        """Begin: the first turn is due at once."""
+        interval = self._turns.pace.interval_seconds
+        self._scheduler.add_listener(self._on_trouble, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+        self._scheduler.add_job(
+            self.take_turn,
+            "interval",
+            seconds=interval,
+            id=JOB,
+            max_instances=1,
+            coalesce=True,
+            misfire_grace_time=max(1, round(interval)),
+            next_run_time=datetime.now(UTC),
+        )
+        logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # its troubles reach our listener
+        self._scheduler.start()
+        self._guard.start()
+
+    def reload(self) -> None:
+        """Ask for the configuration and the sources to be read anew; the next turn, due at once, does it."""
+        self._reload_wanted.set()
+        self._wake_in(0.0)
+
+    def stop(self, *, hold: bool) -> bool:
+        """End: the running turn ends, what was sent is counted once more and saved; true where it was saved."""
+        self._stopping.set()
+        self._scheduler.shutdown(wait=True)
+        return self.finish(hold=hold)
+
+    def finish(self, *, hold: bool) -> bool:
+        """Count once more and save; true where it was saved."""
+        saving = self._turns.finish(read_clocks(), hold=hold)
+        if not saving.saved:
+            log.error("the last turn was not saved: %s", saving.trouble)
+        return saving.saved
+
+    @property
+    def last_report(self) -> Report | None:
+        """Return the last full turn; any thread may ask."""
+        return self._last_full
+
+    def ready(self) -> tuple[bool, str]:
+        """Say whether turns run; any thread may ask."""
+        if self._last_good_monotonic is None:
+            return False, "No turn has ended yet."
+        age = time.monotonic() - self._last_good_monotonic
+        if age > 3 * self._turns.pace.interval_seconds + 2.0:
+            return False, f"The last good turn was {age:.0f} s ago."
+        return True, f"Turns run; the last one ended {age:.1f} s ago."
+
+    def take_turn(self) -> None:
+        """Take the turn that is due, and set the time of the next one."""
+        now = read_clocks()
+        early = self._turns.is_early(now)
+        if self._reload_wanted.is_set():
+            self._reload_wanted.clear()
+            self._tell(self._turns.take(now, sources=self._roll.sources, info=self._roll.info))
+            self._enlist_anew()
+            now, early = read_clocks(), False
+        self._tell(self._turns.take(now, sources=self._roll.sources, info=self._roll.info, early=early))
+        self._wake_in(self._turns.next_look_seconds(read_clocks()))
+
+    def _enlist_anew(self) -> None:
+        """Take over a new roll, what was sent until now having been counted under the old one."""
+        try:
+            self._roll = self._call_roll()
+        except ConfigError as refused:
+            self._reload_successful = False
+            text = "\n".join(str(problem) for problem in refused.problems)
+            log.error("the configuration was not reloaded, the running one is kept:\n%s", text)  # noqa: TRY400 - no trace
+            return
+        self._reload_successful = True
+        self._reloaded_wall_seconds = time.time()
+        self._turns.pace = self._roll.pace
+        self.enlist(self._roll)
+
+    def enlist(self, roll: Roll) -> None:
+        """Put a roll's devices on the turns' desks, and say what was wrong with it."""
+        for problem in (*roll.problems, *roll.warnings):
+            log.warning("%s", problem)
+        for desk in roll.desks(self._turns.desks):
+            self._turns.enlist(desk)
+        log.info("roster slices=%d problems=%d", len(roll.info), len(roll.problems))
+
+    def _tell(self, report: Report) -> None:
+        report = _with_reload(report, successful=self._reload_successful, at=self._reloaded_wall_seconds)
+        self._publisher.observe(report)
+        for event in report.events:
+            _log_event(event)
+        troubles = [device.trouble for device in report.devices if device.trouble]
+        for trouble in troubles:
+            log.error("%s; accounts and ceilings stay as they are", trouble)
+        if report.save_trouble:
+            log.error("%s: %s", "saved, but" if report.saved else "the turn was not saved", report.save_trouble)
+        if not troubles:
+            self._last_good_monotonic = time.monotonic()
+        if not report.early:
+            self._publisher.render(report)
+            self._last_full = report
+        log.log(logging.DEBUG if report.early else logging.INFO, "%s", _turn_line(report))
+
+    def _wake_in(self, seconds: float) -> None:
+        """Set the time of the next turn; a job that is just being added or removed needs no waking."""
+        job = self._scheduler.get_job(JOB)
+        if job is not None and not self._stopping.is_set():
+            job.modify(next_run_time=datetime.now(UTC) + timedelta(seconds=seconds))
+
+    def _on_trouble(self, event: JobEvent) -> None:
+        """Hear of a turn that failed, was late or still ran when the next was due; the next one is not lost."""
+        if event.code == EVENT_JOB_ERROR:
+            stage = self._turns.stage
+            log.error("the turn failed at %s; accounts stay as counted", stage, exc_info=event.exception)
+            self._publisher.count_turn_failure(stage)
+            self._publisher.mark_down()
+            self._wake_in(self._turns.pace.interval_seconds)
+            return
+        self._publisher.count_misfire()
+        if event.code == EVENT_JOB_MISSED:
+            self._wake_in(0.0)
+
+    def _guard_clock(self) -> None:
+        """Give the job its time anew when the wall clock was stepped."""
+        offset = _wall_minus_boot()
+        while not self._stopping.wait(GUARD_SECONDS):
+            now = _wall_minus_boot()
+            if abs(now - offset) > STEP_TOLERANCE_SECONDS:
+                log.warning("the wall clock was stepped by %.1f s", now - offset)
+                self._wake_in(0.0)
+                offset = now
+
+
+def _wall_minus_boot() -> float:
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _with_reload(report: Report, *, successful: bool, at: float) -> Report:
+    return replace(report, config_reload_successful=successful, config_reloaded_wall_seconds=at)
+
+
+def _turn_line(report: Report) -> str:
+    devices = report.devices
+    refused = sum(int((device.outcomes.errno != 0).sum()) for device in devices if device.outcomes)
+    return (
+        f"turn{' early' if report.early else ''} lanes={sum(len(device.tariffs) for device in devices)} "
+        f"capped={sum(int(device.verdicts.capped.sum()) for device in devices)} "
+        f"changes={sum(len(device.changes) for device in devices)} refused={refused} "
+        f"took_ms={1e3 * report.turn_seconds:.1f} next_s={report.next_look_seconds:.1f}"
+    )
+
+
+def _log_event(event: Event) -> None:
+    place = f"{event.device} {event.lane.slice_name} {event.lane.traffic.value}" if event.lane else event.device
+    said = " ".join(f"{name}={value}" for name, value in event.inputs.items())
+    level = logging.WARNING if event.kind in _WARNING_KINDS else logging.INFO
+    log.log(level, "%s %s %s", event.kind.value, place, said)
+
+
+_WARNING_KINDS = frozenset(
+    {EventKind.REFUSED, EventKind.DRIFT, EventKind.IMPLAUSIBLE, EventKind.CLOCK_STEPPED, EventKind.TREE_ENDED},
+)
