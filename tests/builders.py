@@ -89,7 +89,7 @@ def make_counters(rows: int = 1, **given: Any) -> Counters:
         "alive": True,
         "leaf": 0x8001_0000 + 0x1_0000 * np.arange(rows),
     }
-    return table(Counters, rows, defaults, given, alive=np.bool_)
+    return table(Counters, rows, defaults, given, alive=np.bool_, unheard=np.bool_)
 
 
 def make_ledger(

@@ -201,6 +201,7 @@ def _counters(figures: Sequence[LaneFigures]) -> Counters:
         parent=np.array([0x10000 + parent[lane.traffic] for lane in figures], np.int64),
         account=np.arange(rows, dtype=np.int64),
         alive=np.ones(rows, np.bool_),
+        unheard=np.zeros(rows, np.bool_),
         leaf=handle,
         sent_bytes=_i8(figures, "sent_bytes"),
         sent_packets=_i8(figures, "sent_packets"),

@@ -451,7 +451,9 @@ IMPLAUSIBLE_READINGS = Family(
     ("device",),
     "Readings that grew faster than the line rate allows; they are counted in full.",
 )
-STATE_FAILURES = Family("bwexporter_state_failures_total", Kind.COUNTER, "", (), "Turns whose accounts were not saved.")
+STATE_FAILURES = Family(
+    "bwexporter_state_failures_total", Kind.COUNTER, "", (), "Turns with trouble in keeping the state."
+)
 
 OWN_FAMILIES: tuple[Family, ...] = (
     TURN_DURATION,

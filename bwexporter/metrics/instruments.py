@@ -68,7 +68,7 @@ class Instruments(Collector):
         if any(device.trouble for device in report.devices):
             self._turn_failures.labels("look").inc()
         self._clock_steps.inc(report.clock_steps)
-        self._state_failures.inc(not report.saved)
+        self._state_failures.inc(bool(report.save_trouble) or not report.saved)
         for device in report.devices:
             self._observe_device(device)
 
