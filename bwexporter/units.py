@@ -159,19 +159,16 @@ def volume_of_kbyte(kbyte: int) -> int:
 
 
 def print_rate(bytes_per_second: int) -> str:
-    """Return a rate as tc writes it where three digits of bits say it exactly, else in bytes with three digits.
+    """Return a rate as tc writes it, in bits a second with three digits.
 
     >>> print_rate(1250000), print_rate(8000), print_rate(64512), print_rate(UNLIMITED)
-    ('10mbit', '64kbit', '64.5kB/s', 'unlimited')
+    ('10mbit', '64kbit', '516kbit', 'unlimited')
     """
     if bytes_per_second >= UNLIMITED:
         return "unlimited"
     decimal_bits = {unit: _RATE_IN_BITS[unit] for unit in ("bit", "kbit", "mbit", "gbit", "tbit")}
-    as_bits, unit = _three_digits(bytes_per_second * 8, decimal_bits)
-    if Fraction(as_bits) * decimal_bits[unit] == bytes_per_second * 8:
-        return f"{_without_zeros(as_bits)}{unit}"
-    as_bytes, unit = _three_digits(bytes_per_second * 8, _RATE_PER_SECOND_IN_BITS)
-    return f"{_without_zeros(as_bytes)}{unit}"
+    number, unit = _three_digits(bytes_per_second * 8, decimal_bits)
+    return f"{_without_zeros(number)}{unit}"
 
 
 def print_volume(volume_bytes: int) -> str:

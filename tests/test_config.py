@@ -221,7 +221,7 @@ def test_a_floor_that_overspends_is_a_warning(tmp_path: Path) -> None:
     """64 kbit/s all day are 691 MB, and what 100 MB leave above their threshold is 231 B/s."""
     (warning,) = loaded(tmp_path, DEVICE + "defaults:\n  normal:\n    floor: 64kbit\n    allowance: 100MB\n").warnings
     assert (warning.line, warning.key) == (4, "defaults.normal.floor")
-    assert "64kbit would overspend the allowance and is lowered to 231B/s" in warning.text
+    assert "64kbit would overspend the allowance and is lowered to 1.85kbit" in warning.text
 
 
 def test_a_guarantee_that_overspends_is_a_warning(tmp_path: Path) -> None:

@@ -134,7 +134,9 @@ class Escape(RuleBasedStateMachine):
     @rule(name=names, traffic=traffics)
     def dumps_miss_a_class(self, name: str, traffic: Traffic) -> None:
         """All dumps of a turn are disturbed and miss a class; what it sent is counted later, if it is there then."""
-        if name in self.node.ids:
+        root = self.node.kernel.links[DEVICE].root
+        there = root is not None and self.class_of(name, traffic) in root.classes
+        if name in self.node.ids and there and self.was_seen(self.class_of(name, traffic)):
             still_unseen = self.unseen[name, traffic] - self.told[name, traffic]
             self.node.kernel.missing[self.class_of(name, traffic)] = 3
             self.node.kernel.stirrings = 3

@@ -83,7 +83,7 @@ def advance(
         counters=found.counters,
         parent_handle=found.parent_handle,
         parent_sent_bytes=found.parent_sent_bytes,
-        tree_sent_bytes=snapshot.tree_sent_bytes,
+        tree_sent_bytes=found.tree_sent_bytes,
         direct_packets_seen=snapshot.direct_packets,
         direct_packets=ledger.direct_packets
         + _direct_gain(ledger, snapshot, same_life=same_device and not found.tree_ended),

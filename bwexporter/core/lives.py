@@ -42,6 +42,7 @@ class Gains(NamedTuple):
     tree_ended: bool
     parent_handle: I8  # inner classes, as witnesses of the next look
     parent_sent_bytes: I8
+    tree_sent_bytes: int  # the root queue's, as a witness too
 
 
 class _Sight(NamedTuple):
@@ -75,7 +76,8 @@ def gains(ledger: Ledger, snapshot: Snapshot, *, same_device: bool) -> Gains:
     restarted = counters.alive & (ended | broken | gone | (sight.present & ~living))
     in_doubt = living & ~sight.present & ~gone
     seen = _as_seen(counters, sight, last, alive=sight.present | in_doubt, unheard=in_doubt & unheard)
-    return Gains(seen, gained, restarted, tree_ended, *_parents(ledger, snapshot, sight.parent, gained[0], in_doubt))
+    witnesses = _witnesses(ledger, snapshot, sight.parent, gained[0])
+    return Gains(seen, gained, restarted, tree_ended, *witnesses)
 
 
 def joined(earlier: Snapshot, later: Snapshot) -> Snapshot:
@@ -189,14 +191,20 @@ def _remainder_of(handle: int, ledger: Ledger, snapshot: Snapshot, parent: I8, g
     return max(0, grown - explained)
 
 
-def _parents(ledger: Ledger, snapshot: Snapshot, parent: I8, gained: I8, in_doubt: B1) -> tuple[I8, I8]:
-    """Return the inner classes' counters for the next look, less what lanes whose class is in doubt may account for."""
+def _witnesses(ledger: Ledger, snapshot: Snapshot, parent: I8, gained: I8) -> tuple[I8, I8, int]:
+    """Return the inner classes' counters and the root's for the next look.
+
+    A disturbed dump may have missed classes: what no leaf explains is left out, as still to be explained.
+    """
     inner = np.unique(snapshot.classes.parent)
     row, present = find(snapshot.classes.handle, inner)
     inner, sent = inner[present], snapshot.counts.sent_bytes[row[present]]
-    for handle in np.unique(parent[in_doubt]).tolist():
-        sent[inner == handle] -= _remainder_of(handle, ledger, snapshot, parent, gained)
-    return inner, sent
+    tree_sent = snapshot.tree_sent_bytes
+    for handle in () if snapshot.clean else np.unique(parent).tolist():
+        unexplained = _remainder_of(handle, ledger, snapshot, parent, gained)
+        sent[inner == handle] -= unexplained
+        tree_sent -= unexplained
+    return inner, sent, tree_sent
 
 
 def _leaf_was_replaced(ledger: Ledger, snapshot: Snapshot, sight: _Sight, if_lived_on: I8, suspect: B1) -> B1:
