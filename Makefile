@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench soak clean
 
 help:
 	@echo "make demo    a node in a private network namespace: real HTB, real traffic, a live table (no root needed)"
 	@echo "make test    all checks: lint, types, architecture, tests on the real kernel"
 	@echo "make lint    ruff, mypy --strict, import-linter"
 	@echo "make bench   speed, as ratios side by side in one run"
+	@echo "make soak    half an hour of faults on the real kernel, every byte accounted for"
 	@echo "make clean   remove .venv and caches"
 
 # Debian packages: PROGRAM:PACKAGE. Installed with apt-get where root allows; otherwise named, so that someone else can.
@@ -63,6 +64,10 @@ test: lint
 bench: $(VENV)/dev.stamp
 	$(call need,unshare:util-linux tc:iproute2)
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+soak: $(VENV)/dev.stamp
+	$(call need,unshare:util-linux tc:iproute2 ip:iproute2)
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
