@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,18 @@ def slices(url: str) -> dict[str, Any]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url.rstrip('/')}/api/v1/slices", timeout=TIMEOUT_SECONDS) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
+            answer = json.load(response)
     except urllib.error.HTTPError as error:
         if error.code == 503:
             raise BwexporterError(f"the bwexporter at {url} has not ended its first turn; ask again") from error
         raise BwexporterError(f"{url} answers {error.code} {error.reason}; is it a bwexporter?") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise BwexporterError(f"no bwexporter answers at {url} ({_reason(error)}); is it running?") from error
+    if not isinstance(answer, dict) or "slices" not in answer:
+        raise BwexporterError(f"{url} answers something else; is it a bwexporter?")
+    return answer
 
 
 def _reason(error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
-    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return getattr(reason, "strerror", None) or str(reason).strip() or type(reason).__name__

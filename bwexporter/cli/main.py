@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="bwexporter")
 def cli() -> None:
-    r"""Count and cap the traffic of slices on Linux HTB, and publish it to Prometheus.
+    """Count and cap the traffic of slices on Linux HTB, and publish it to Prometheus.
 
     Each slice sends through HTB classes of its own and may send a volume per period. bwexporter reads the class
     counters through netlink, keeps accounts that survive restarts, lowers a slice's ceiling once it has passed its
@@ -52,7 +53,7 @@ def cli() -> None:
       bwexporter run --config /etc/bwexporter/bwexporter.yml --shadow     (judge and publish, change nothing)
       bwexporter run --config /etc/bwexporter/bwexporter.yml
       bwexporter status
-    """
+    """  # noqa: D301 - \b as one character is click's mark for lines that stay as they are
 
 
 @cli.command()
@@ -82,8 +83,8 @@ def run(
     sys.exit(running.run(wanted))
 
 
-@cli.command()
-@click.argument("config_path", metavar="FILE", type=click.Path(path_type=Path), default=CONFIG)
+@cli.command(short_help="Say everything that is wrong with the files.")
+@click.argument("config_path", metavar="[FILE]", type=click.Path(path_type=Path), default=CONFIG)
 @_json
 def check(config_path: Path, *, as_json: bool) -> None:
     """Check a configuration and its slices: every problem at once, with file, line and key.
@@ -94,7 +95,7 @@ def check(config_path: Path, *, as_json: bool) -> None:
     sys.exit(checking.check(config_path, as_json=as_json))
 
 
-@cli.command()
+@cli.command(short_help="Show what each slice may send.")
 @_config
 @_json
 def slices(config_path: Path, *, as_json: bool) -> None:
@@ -102,7 +103,7 @@ def slices(config_path: Path, *, as_json: bool) -> None:
     showing.slices(config_path, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Show what a running bwexporter says.")
 @click.argument("slice_name", metavar="[SLICE]", required=False)
 @_config
 @click.option("--url", help="Ask this bwexporter, as http://node1:10099, instead of the one of the configuration.")
@@ -124,7 +125,7 @@ def status(slice_name: str | None, config_path: Path, *, url: str | None, as_jso
         showing.status(answer, slice_name)
 
 
-@cli.command()
+@cli.command(short_help="Watch it work in a private network namespace.")
 @click.option("--seconds", type=click.FloatRange(min=1), help="End after so many seconds, with exit code 0.")
 @click.option("--listen", default="127.0.0.1:10099", show_default=True, help="Where /metrics answers, host:port.")
 def demo(*, seconds: float | None, listen: str) -> None:
@@ -160,11 +161,11 @@ def demo_part(part: str) -> None:
     {"far-end": node.far_end, "senders": node.senders}[part]()
 
 
-def main() -> Any:
-    """Run the command line; troubles are one line (bad files: one line each), never a traceback."""
+def main(arguments: Sequence[str] | None = None) -> Any:
+    """Run the command line, the process's own or another; troubles are one line (bad files: one each), no traceback."""
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
-        return cli.main(standalone_mode=False)
+        return cli.main(arguments, prog_name="bwexporter", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:

@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from rich.console import Console
-
-from bwexporter.cli.table import lanes_table
+from bwexporter.cli.table import console, lanes_table
 from bwexporter.config import Config, Listen, OnStop, load_config
 from bwexporter.core.enrolment import open_ledger
-from bwexporter.core.lanes import DeviceFacts, Instant, Ledger
+from bwexporter.core.lanes import DeviceFacts, Instant, Ledger, Snapshot
 from bwexporter.daemon import Daemon, read_clocks
 from bwexporter.errors import DeviceRefused, KernelUnreadable
 from bwexporter.kernel.htb import Device
@@ -72,8 +71,8 @@ def run(wanted: Wanted) -> int:
         open_things.callback(state.close)
         if state.recovered:
             log.error("%s", state.recovered)
-        doors = {device.name: _open_door(device.name, wanted, open_things) for device in config.devices}
-        node = _Node(config, wanted, state, doors, read_since)
+        opened = {device.name: _open_door(device.name, wanted, open_things) for device in config.devices}
+        node = _Node(config, wanted, state, opened, read_since)
         return node.take_one_turn() if wanted.once else node.serve(sockets)
 
 
@@ -85,23 +84,24 @@ class _Node:
         config: Config,
         wanted: Wanted,
         state: State,
-        doors: Mapping[str, Device],
+        opened: Mapping[str, _Opened],
         read_since: Mapping[Path, Identity],
     ) -> None:
         self._on_stop = config.on_stop
         self._state = state
-        facts = {name: door.facts() for name, door in doors.items()}
+        facts = {name: device.door.facts() for name, device in opened.items()}
         self._roster = Roster(
             config, facts, self._remembered, time.time, enforce=not wanted.shadow, read_since=read_since
         )
-        self._exposition = Exposition(list(doors))
+        self._exposition = Exposition(list(opened))
         self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter)
         self._file_watch = _FileWatch(self._roster)
         roll = self._call_roll(anew=False)
         self._daemon = Daemon(self._turns, self._exposition, self._call_roll, roll)
         ledgers, now = state.load(), read_clocks()
         self._turns.desks = {
-            name: _first_desk(door, roll, _ledger(ledgers, facts[name], now), state) for name, door in doors.items()
+            name: _first_desk(device, roll, _ledger(ledgers, facts[name], now), state)
+            for name, device in opened.items()
         }
         self._daemon.enlist(roll)
 
@@ -122,8 +122,9 @@ class _Node:
         for listening in sockets:
             host, port, *_ = listening.getsockname()
             log.info("listening on %s port %s", host, port)
-        with self._file_watch.running(self._daemon.reload):
-            ended.wait()
+        with self._file_watch.running(self._daemon.reload), _waking_up() as woken:
+            while not ended.is_set():
+                woken.recv(1)
         log.info("stopping")
         saved = self._daemon.stop(hold=self._on_stop is OnStop.HOLD)
         server.stop()
@@ -136,7 +137,9 @@ class _Node:
         saved = self._daemon.finish(hold=False)
         if report is None:
             return 1
-        Console().print(lanes_table(api.slices(report), now_seconds=report.at.wall_seconds))
+        terminal = console()
+        now_seconds = report.at.wall_seconds
+        terminal.print(lanes_table(api.slices(report), width=terminal.width, now_seconds=now_seconds))
         return 0 if saved and not any(device.trouble for device in report.devices) else 1
 
     def _call_roll(self, *, anew: bool = True) -> Roll:
@@ -154,6 +157,23 @@ class _Node:
         return {name: number for name, number in self._state.ids().items() if name in alive}
 
 
+@contextmanager
+def _waking_up() -> Iterator[socket.socket]:
+    """Give a socket that becomes readable with each signal.
+
+    A signal that reaches another thread than the main one, as after a stop, would not end the main one's waiting for an
+    event, and Python runs what is to be done for it in the main thread alone.
+    """
+    woken, wake = socket.socketpair()
+    with woken, wake:
+        wake.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        try:
+            yield woken
+        finally:
+            signal.set_wakeup_fd(-1)
+
+
 def _listening(config: Config, wanted: Wanted) -> list[socket.socket]:
     if wanted.listen_fd is not None:
         return [socket.socket(fileno=wanted.listen_fd)]
@@ -165,33 +185,38 @@ def _text_of(listen: Listen) -> str:
     return f"{host}:{listen.port}"
 
 
-def _open_door(name: str, wanted: Wanted, open_things: ExitStack) -> Device:
+class _Opened(NamedTuple):
+    door: Device
+    look: Snapshot  # the door's first, which no turn has counted: it alone knows that nobody had watched before it
+
+
+def _open_door(name: str, wanted: Wanted, open_things: ExitStack) -> _Opened:
     """Open a device that can be used: it is there, it is ours alone, its root queue is ours or nobody's."""
-    door = Device(name, take_over=wanted.take_over)
+    door = Device(name, take_over=wanted.take_over, hold=hold_device)
     open_things.callback(door.close)
     try:
-        open_things.enter_context(hold_device(door.facts().ifindex))
         if not wanted.shadow:
             door.check_permission()
-        door.look()
+        return _Opened(door, door.look())
     except KernelUnreadable as error:
         raise DeviceRefused(f"{error}; devices are named in the configuration (`ip link` lists them)") from error
-    return door
 
 
 def _ledger(ledgers: Mapping[str, Ledger], facts: DeviceFacts, now: Instant) -> Ledger:
     return ledgers.get(facts.device) or open_ledger(facts.device, facts.ifindex, now)
 
 
-def _first_desk(door: Device, roll: Roll, ledger: Ledger, state: State) -> Desk:
-    tariffs, rules = roll.tariffs[door.name]
+def _first_desk(opened: _Opened, roll: Roll, ledger: Ledger, state: State) -> Desk:
+    device = opened.door.name
+    tariffs, rules = roll.tariffs[device]
     return Desk(
-        device=door.name,
-        door=door,
-        tree=roll.trees[door.name],
+        device=device,
+        door=opened.door,
+        tree=roll.trees[device],
         tariffs=tariffs,
         rules=rules,
         ledger=ledger,
+        unread=opened.look,
         lost_at_wall_seconds=state.lost_at_wall_seconds,
     )
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from bwexporter.cli.files import roll_of
-from bwexporter.cli.table import lanes_table
+from bwexporter.cli.table import console, lanes_table
 from bwexporter.config import Config, load_config
 from bwexporter.core.lanes import UNLIMITED
 from bwexporter.units import print_rate, print_volume
@@ -24,7 +23,9 @@ from bwexporter.units import print_rate, print_volume
 
 def status(answer: Mapping[str, Any], slice_name: str | None) -> None:
     """Print an answer of the API as a table."""
-    Console().print(lanes_table(answer, now_seconds=answer["taken_at"], slice_name=slice_name))
+    terminal = console()
+    table = lanes_table(answer, width=terminal.width, now_seconds=answer["taken_at"], slice_name=slice_name)
+    terminal.print(table)
 
 
 def slices(config_path: Path, *, as_json: bool) -> None:
@@ -40,7 +41,7 @@ def slices(config_path: Path, *, as_json: bool) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
-    Console().print(table)
+    console().print(table)
 
 
 def _rows(config: Config) -> Iterator[dict[str, Any]]:

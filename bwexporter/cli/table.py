@@ -7,15 +7,32 @@ where the rows came from, the law.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bwexporter.units import print_duration, print_rate, print_volume
 
-BAR_CELLS = 20
+BAR_CELLS, NARROW_BAR_CELLS = 20, 10
+WHOLE_WIDTH = 140
+_COLUMNS = (
+    "slice",
+    "traffic",
+    "bar",
+    "used",
+    "of",
+    "ceiling",
+    "full rate",
+    "verdict",
+    "to threshold",
+    "period ends in",
+)
+_NARROW_WIDTH = 101
+_NEEDED_WIDTHS = {"full rate": 126, "to threshold": 115, "of": _NARROW_WIDTH}  # each leaves some 12 cells for names
 _COLOURS = {
     "within": "green",
     "paced": "cyan",
@@ -28,25 +45,45 @@ _COLOURS = {
 }
 
 
-def lanes_table(answer: Mapping[str, Any], *, now_seconds: float, slice_name: str | None = None) -> Table:
+def console() -> Console:
+    """Return a console; off a terminal, whose width is unknown, it is wide enough for the whole table."""
+    return Console() if sys.stdout.isatty() else Console(width=WHOLE_WIDTH)
+
+
+def lanes_table(answer: Mapping[str, Any], *, width: int, now_seconds: float, slice_name: str | None = None) -> Table:
     """Draw the lanes of an answer of /api/v1/slices, those of one slice if it is named.
 
-    A lane that has no allowance and sent nothing is left out, unless it was asked for by name.
+    A lane that has no allowance and sent nothing is left out, unless it was asked for by name. Where the width does not
+    hold every column the least telling ones are left out, so that the others can be read.
     """
     table = Table(
         title=_title(answer), title_justify="left", title_style="bold", expand=False, pad_edge=False, box=None
     )
-    for heading in ("slice", "traffic"):
-        table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=24)
-    table.add_column("used", min_width=BAR_CELLS, no_wrap=True)
-    for heading in ("", "of", "ceiling", "full rate"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for heading in ("to threshold", "period ends in"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = [heading for heading in _COLUMNS if width >= _NEEDED_WIDTHS.get(heading, 0)]
+    for heading in headings:
+        _add_column(table, heading, narrow=width < _NARROW_WIDTH)
     for row in _shown_rows(answer["slices"], slice_name):
-        table.add_row(*_cells(row, now_seconds))
+        bar_cells = NARROW_BAR_CELLS if width < _NARROW_WIDTH else BAR_CELLS
+        cells = dict(zip(_COLUMNS, _cells(row, now_seconds, bar_cells), strict=True))
+        table.add_row(*(cells[heading] for heading in headings))
     return table
+
+
+def _add_column(table: Table, heading: str, *, narrow: bool) -> None:
+    """Add a column; only names give way where it is narrow, and the bar's heading is that of the volume beside it."""
+    match heading:
+        case "slice":
+            table.add_column(heading, max_width=24, min_width=8, ratio=1)
+        case "bar":
+            table.add_column("used", no_wrap=True)
+        case "used":
+            table.add_column("", justify="right", no_wrap=True)
+        case "traffic" | "verdict":
+            table.add_column(heading, no_wrap=True)
+        case "period ends in" if narrow:
+            table.add_column("ends in", justify="right", no_wrap=True)
+        case _:
+            table.add_column(heading, justify="right", no_wrap=True)
 
 
 def _shown_rows(rows: Sequence[Mapping[str, Any]], slice_name: str | None) -> list[Mapping[str, Any]]:
@@ -64,15 +101,15 @@ def _title(answer: Mapping[str, Any]) -> Text:
     return title
 
 
-def _cells(row: Mapping[str, Any], now_seconds: float) -> list[Text | str]:
+def _cells(row: Mapping[str, Any], now_seconds: float, bar_cells: int) -> list[Text | str]:
     verdict = row["verdict"]
     ceiling, full = row["ceiling_bytes_per_second"], row["full_rate_bytes_per_second"]
     lowered = ceiling is not None and full is not None and ceiling < full
     to_threshold = row["seconds_to_threshold"]
     return [
-        Text(row["slice"]),
+        Text(row["slice"], no_wrap=True, overflow="ellipsis"),
         Text(row["traffic"], style="" if row["traffic"] == "normal" else "blue"),
-        _bar(row),
+        _bar(row, bar_cells),
         print_volume(row["used_bytes"]),
         "no limit" if row["allowance_bytes"] is None else print_volume(row["allowance_bytes"]),
         Text("none" if ceiling is None else print_rate(ceiling), style="bold yellow" if lowered else ""),
@@ -83,16 +120,16 @@ def _cells(row: Mapping[str, Any], now_seconds: float) -> list[Text | str]:
     ]
 
 
-def _bar(row: Mapping[str, Any]) -> Text:
+def _bar(row: Mapping[str, Any], cells: int) -> Text:
     """Draw used against allowance; the threshold is a mark in what is still free."""
     allowance, threshold = row["allowance_bytes"], row["threshold_bytes"]
     if not allowance:
-        return Text("")
+        return Text(" " * cells)
     part = row["used_bytes"] / allowance
-    filled = min(BAR_CELLS, math.floor(part * BAR_CELLS + 0.5))
-    mark = min(BAR_CELLS - 1, math.floor((threshold or allowance) / allowance * BAR_CELLS))
+    filled = min(cells, math.floor(part * cells + 0.5))
+    mark = min(cells - 1, math.floor((threshold or allowance) / allowance * cells))
     colour = "red" if part >= 1 else "yellow" if row["used_bytes"] >= (threshold or allowance) else "green"
     bar = Text("█" * filled, style=colour)
-    for cell in range(filled, BAR_CELLS):
+    for cell in range(filled, cells):
         bar.append("│" if cell == mark else "░", style="dim")
     return bar

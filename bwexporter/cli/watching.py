@@ -16,8 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from bwexporter.cli import asking
-from bwexporter.cli.table import lanes_table
+from bwexporter.cli import asking, table
 from bwexporter.demo import stage
 from bwexporter.errors import BwexporterError
 from bwexporter.web.server import bind
@@ -28,11 +27,11 @@ DRAW_SECONDS = 0.5
 def demo(*, seconds: float | None, listen: str) -> None:
     """Show the demo until its time is up, or for ever; Ctrl-C and SIGTERM end it in order."""
     signal.signal(signal.SIGTERM, _interrupt)
-    console = Console()
+    console = table.console()
     with bind(listen) as listening, stage.node(listening) as node:
         console.print(f"A node comes up in a private network namespace. Its metrics: {node.url}/metrics")
-        stage.wait_until(lambda: _answer(node.url) is not None, node)
         try:
+            stage.wait_until(lambda: _answer(node.url) is not None, node)
             _show(console, node, time.monotonic() + (seconds or float("inf")))
         except KeyboardInterrupt:
             console.print("Ended; nothing is left behind.")
@@ -52,7 +51,7 @@ def _show(console: Console, node: stage.Node, until_monotonic: float) -> None:
             node.fail_if_ended()
             answer = _answer(node.url)
             if answer is not None:
-                live.update(_screen(answer, node), refresh=True)
+                live.update(_screen(answer, node, console.width), refresh=True)
             time.sleep(DRAW_SECONDS)
 
 
@@ -63,14 +62,14 @@ def _print_now_and_then(console: Console, node: stage.Node, until_monotonic: flo
         node.fail_if_ended()
         answer = _answer(node.url)
         if answer is not None:
-            console.print(_screen(answer, node), width=max(console.width, 150))
+            console.print(_screen(answer, node, console.width))
         if time.monotonic() >= until_monotonic:
             return
 
 
-def _screen(answer: dict[str, Any], node: stage.Node) -> Group:
+def _screen(answer: dict[str, Any], node: stage.Node, width: int) -> Group:
     hint = f"{node.url}/metrics   a day is two minutes here   Ctrl-C ends"
-    return Group(lanes_table(answer, now_seconds=time.time()), Text(hint, style="dim"))
+    return Group(table.lanes_table(answer, width=width, now_seconds=time.time()), Text(hint, style="dim"))
 
 
 def _answer(url: str) -> dict[str, Any] | None:

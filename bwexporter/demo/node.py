@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,12 @@ def run(folder: Path, *, listen_fd: int, lifeline_fd: int) -> int:
         )
     os.close(listen_fd)
     _start("senders")
-    return _live(daemon, lifeline_fd)
+    if not _live(daemon, lifeline_fd):
+        return daemon.wait()
+    ended = _stop(daemon)
+    # Who made the folder may have been killed, and then nobody else is left to remove it.
+    shutil.rmtree(folder, ignore_errors=True)
+    return ended
 
 
 def far_end() -> None:
@@ -68,14 +74,19 @@ def _start(what: str, unshare: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*unshare, *_PROGRAM, "demo-part", what], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def _live(daemon: subprocess.Popen[bytes], lifeline_fd: int) -> int:
-    """Wait for the end of the lifeline or of the daemon; the daemon has a moment to stop in order."""
+def _live(daemon: subprocess.Popen[bytes], lifeline_fd: int) -> bool:
+    """Wait for the end of the lifeline or of the daemon; true where the show is over."""
     with selectors.DefaultSelector() as selector:
         selector.register(lifeline_fd, selectors.EVENT_READ)
         while daemon.poll() is None:
             if selector.select(timeout=0.2) and not os.read(lifeline_fd, 1):
-                daemon.send_signal(signal.SIGTERM)
-                break
+                return True
+    return False
+
+
+def _stop(daemon: subprocess.Popen[bytes]) -> int:
+    """Let the daemon stop in order, if it does so in a moment."""
+    daemon.send_signal(signal.SIGTERM)
     try:
         return daemon.wait(timeout=3.0)
     except subprocess.TimeoutExpired:

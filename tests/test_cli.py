@@ -1,0 +1,386 @@
+"""The command line as people and scripts meet it: what it teaches and prints, exit codes, errors of one line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bwexporter import __version__
+from bwexporter.cli import table
+from bwexporter.cli.main import main
+from bwexporter.core.lanes import Reason, Traffic
+from bwexporter.core.report import Report
+from bwexporter.web import api
+from bwexporter.web.app import build_app
+from bwexporter.web.server import Server, bind
+from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+COMMANDS = ("run", "check", "slices", "status", "demo")
+MEGABYTE = 1_000_000
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Bwexporter = Callable[..., Done]
+
+
+@pytest.fixture
+def bwexporter(capsys: pytest.CaptureFixture[str]) -> Bwexporter:
+    """Run a command line in this process."""
+
+    def run(*arguments: str) -> Done:
+        code = 0
+        try:
+            main(arguments)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Done(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Write a good configuration of two slices."""
+    (tmp_path / "slices.yml").write_text(
+        "slices:\n"
+        "  - {name: alice, id: 7, normal: {full: 10mbit, allowance: 5GB, threshold: 4GB}}\n"
+        "  - {name: bob, normal: {allowance: unlimited}}\n"
+    )
+    path = tmp_path / "bwexporter.yml"
+    path.write_text(
+        "devices:\n  - {name: eth0, cap: 100mbit, line_rate: 1gbit}\n"
+        "defaults:\n  normal: {floor: 1kbit}\n  exempt: {floor: 1kbit}\n"
+        "slices:\n  - file: slices.yml\n"
+    )
+    return path
+
+
+class TestHelp:
+    """What a new user learns from it."""
+
+    def test_it_says_what_the_program_does_and_how_to_try_it(self, bwexporter: Bwexporter) -> None:
+        """The first screen: the idea, the demo, the way to a first run; each command in a few words."""
+        said = bwexporter("--help")
+        assert said.code == 0
+        for words in ("never overspend", "\n    bwexporter demo\n", "--shadow     (judge and publish, change nothing)"):
+            assert words in said.out
+        assert "\\b" not in said.out
+        for command in COMMANDS:
+            (line,) = [line for line in said.out.splitlines() if line.startswith(f"  {command} ")]
+            assert line.endswith("."), line
+        assert "demo-node" not in said.out
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_explains_itself(self, bwexporter: Bwexporter, command: str) -> None:
+        """A usage line, a paragraph that teaches, and a sentence for each option."""
+        said = bwexporter(command, "--help")
+        assert said.code == 0
+        usage, _, rest = said.out.partition("\n")
+        assert usage.startswith(f"Usage: bwexporter {command}")
+        explanation, _, options = rest.partition("Options:")
+        assert len(explanation.split()) > 15
+        for line in options.splitlines():
+            assert not line.startswith("  -") or len(line.split()) > 2, line
+        assert "listen-fd" not in said.out
+
+    def test_the_version(self, bwexporter: Bwexporter) -> None:
+        """As packagers ask for it."""
+        assert bwexporter("--version").out == f"bwexporter, version {__version__}\n"
+
+    @pytest.mark.parametrize(
+        "arguments", [("nonsense",), ("run", "--nonsense"), ("demo", "--seconds", "soon"), ("status", "a", "b")]
+    )
+    def test_bad_usage_ends_with_2_and_says_where_help_is(
+        self, bwexporter: Bwexporter, arguments: Sequence[str]
+    ) -> None:
+        """Nothing on the standard output, which a script may read."""
+        done = bwexporter(*arguments)
+        assert done.code == 2
+        assert done.out == ""
+        assert "--help" in done.err
+        assert "Error: " in done.err
+
+
+class TestCheck:
+    """Every problem at once."""
+
+    def test_good_files(self, bwexporter: Bwexporter, config: Path) -> None:
+        """Exit code 0, and how many slices there are."""
+        done = bwexporter("check", str(config))
+        assert (done.code, done.err) == (0, "")
+        assert done.out.endswith("bwexporter.yml is good: 2 slices\n")
+
+    def test_the_example_is_good(self, bwexporter: Bwexporter) -> None:
+        """The one that is installed."""
+        assert bwexporter("check", str(DEPLOY / "bwexporter.yml")).code == 0
+
+    def test_a_bad_configuration_names_every_problem_with_line_and_key(
+        self, bwexporter: Bwexporter, config: Path
+    ) -> None:
+        """Exit code 2."""
+        config.write_text("interval: 10\ndevices:\n  - {name: eth0}\nslices:\n  - file: slices.yml\nnonsense: 1\n")
+        done = bwexporter("check", str(config))
+        assert done.code == 2
+        for place in (
+            "bwexporter.yml:1: interval: ",
+            "bwexporter.yml:3: devices[0].cap: ",
+            "bwexporter.yml:6: nonsense",
+        ):
+            assert place in done.out
+        assert done.out.endswith("3 problems; nothing was changed\n")
+
+    def test_a_bad_slice_is_named_with_line_and_key(self, bwexporter: Bwexporter, config: Path) -> None:
+        """Exit code 2 as well, although the others would run."""
+        with (config.parent / "slices.yml").open("a") as slices:
+            slices.write("  - {name: cyd, normal: {allowance: 5}}\n")
+        done = bwexporter("check", str(config))
+        assert done.code == 2
+        assert "slices.yml:4: slices[2].normal.allowance: " in done.out
+        assert "1 problem; nothing was changed" in done.out
+
+    def test_warnings_alone_leave_0(self, bwexporter: Bwexporter, config: Path) -> None:
+        """A floor that is lowered to fit."""
+        config.write_text(config.read_text().replace("{floor: 1kbit}", "{floor: 640kbit}", 1))
+        done = bwexporter("check", str(config))
+        assert done.code == 0
+        assert "warning: " in done.out
+        assert "defaults.normal.floor" in done.out
+
+    def test_json(self, bwexporter: Bwexporter, config: Path) -> None:
+        """The same for programs; file, line, key and text apart."""
+        good = json.loads(bwexporter("check", "--json", str(config)).out)
+        assert good["problems"] == []
+        assert good["slices"] == 2
+        config.write_text("devices:\n  - {name: eth0}\n")
+        done = bwexporter("check", "--json", str(config))
+        assert done.code == 2
+        (problem,) = json.loads(done.out)["problems"]
+        assert (problem["file"], problem["line"], problem["key"]) == (str(config), 2, "devices[0].cap")
+        assert "missing" in problem["text"]
+
+    def test_a_file_that_is_not_there(self, bwexporter: Bwexporter, tmp_path: Path) -> None:
+        """Exit code 2, and its name."""
+        done = bwexporter("check", str(tmp_path / "none.yml"))
+        assert done.code == 2
+        assert "none.yml" in done.out
+
+
+class TestSlices:
+    """What each slice may send, defaults filled in."""
+
+    def test_table(self, bwexporter: Bwexporter, config: Path) -> None:
+        """A row for each lane, whole also where the output is no terminal."""
+        done = bwexporter("slices", "--config", str(config))
+        assert done.code == 0
+        (row,) = [line for line in done.out.splitlines() if line.startswith("alice") and " normal " in line]
+        assert row.split()[:6] == ["alice", "7", "eth0", "normal", "10mbit", "1kbit"]
+        assert "5.00 GB" in row
+        assert "…" not in done.out
+        (row,) = [line for line in done.out.splitlines() if line.startswith("bob") and " normal " in line]
+        assert "no limit" in row
+
+    def test_json(self, bwexporter: Bwexporter, config: Path) -> None:
+        """Bytes and bytes per second; null for no limit."""
+        rows = json.loads(bwexporter("slices", "--json", "--config", str(config)).out)["slices"]
+        lanes = {(row["slice"], row["traffic"]): row for row in rows}
+        assert lanes["alice", "normal"]["full_rate_bytes_per_second"] == 1_250_000
+        assert lanes["alice", "normal"]["allowance_bytes"] == 5_000 * MEGABYTE
+        assert lanes["alice", "normal"]["threshold_bytes"] == 4_000 * MEGABYTE
+        assert lanes["bob", "normal"]["allowance_bytes"] is None
+        assert lanes["bob", "exempt"]["full_rate_bytes_per_second"] == 125 * MEGABYTE
+
+    def test_a_bad_configuration(self, bwexporter: Bwexporter, config: Path) -> None:
+        """Its problems, one a line, and exit code 2."""
+        config.write_text("devices:\n  - {name: eth0}\nnonsense: 1\n")
+        done = bwexporter("slices", "--config", str(config))
+        assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 2)
+        assert "devices[0].cap" in done.err
+
+
+class Told:
+    """A bwexporter that has told a turn, or none yet."""
+
+    def __init__(self, told: Report | None) -> None:
+        self.text = b""
+        self.gzip = gzip.compress(b"")
+        self._server = Server(
+            build_app(exposition=lambda: self, last_report=lambda: told, ready=lambda: (True, "Turns run.")),
+            [listening := bind("127.0.0.1:0")],
+        )
+        self.port = listening.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._server.start()
+
+    def stop(self) -> None:
+        """Answer no more."""
+        self._server.stop()
+
+
+LANES = (
+    LaneFigures(
+        "alice", used_bytes=900 * MEGABYTE, reason=Reason.OVER_THRESHOLD, enforced_ceiling_bytes_per_second=12_512
+    ),
+    LaneFigures("bob", Traffic.EXEMPT, slice_id=2, used_bytes=5 * MEGABYTE),
+)
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    """Run a bwexporter that has told a turn."""
+    server = Told(report(device_report(LANES)))
+    yield server
+    server.stop()
+
+
+class TestStatus:
+    """What a running bwexporter says."""
+
+    def test_table(self, bwexporter: Bwexporter, told: Told) -> None:
+        """Use, ceiling and verdict of each lane, whole where the output is no terminal."""
+        done = bwexporter("status", "--url", told.url)
+        assert done.code == 0
+        (row,) = [line for line in done.out.splitlines() if line.startswith("alice")]
+        for words in ("900 MB", "1.00 GB", "100kbit", "10mbit", "over threshold"):
+            assert words in row
+        assert "…" not in done.out
+
+    def test_the_configuration_names_where_it_answers(self, bwexporter: Bwexporter, told: Told, config: Path) -> None:
+        """An address for everybody is asked on this machine."""
+        config.write_text(config.read_text() + f'web: {{listen: ["0.0.0.0:{told.port}"]}}\n')
+        assert "alice" in bwexporter("status", "--config", str(config)).out
+
+    def test_json_is_the_apis_answer(self, bwexporter: Bwexporter, told: Told) -> None:
+        """Names and units of the API."""
+        answer = json.loads(bwexporter("status", "--json", "--url", told.url).out)
+        assert answer["node"] == "node1.example.org"
+        assert [row["slice"] for row in answer["slices"]] == ["alice", "bob"]
+        assert answer["slices"][0]["ceiling_bytes_per_second"] == 12_512
+
+    def test_one_slice(self, bwexporter: Bwexporter, told: Told) -> None:
+        """Alone, as a table and as JSON."""
+        table_of_bob = bwexporter("status", "bob", "--url", told.url).out
+        assert "bob" in table_of_bob
+        assert "alice" not in table_of_bob
+        (row,) = json.loads(bwexporter("status", "bob", "--json", "--url", told.url).out)["slices"]
+        assert row["traffic"] == "exempt"
+
+    def test_a_slice_that_is_not_there(self, bwexporter: Bwexporter, told: Told) -> None:
+        """Exit code 1, one line, and how to find out."""
+        done = bwexporter("status", "nobody", "--url", told.url)
+        assert (done.code, done.out) == (1, "")
+        assert done.err == "bwexporter: node1.example.org has no slice 'nobody'; `bwexporter status` lists them\n"
+
+    def test_nobody_answers(self, bwexporter: Bwexporter) -> None:
+        """Exit code 1, one line that names the address."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        done = bwexporter("status", "--url", url)
+        assert (done.code, done.out) == (1, "")
+        assert done.err == f"bwexporter: no bwexporter answers at {url} (Connection refused); is it running?\n"
+
+    def test_no_turn_has_ended_yet(self, bwexporter: Bwexporter) -> None:
+        """It says so, and that asking again helps."""
+        starting = Told(None)
+        done = bwexporter("status", "--url", starting.url)
+        starting.stop()
+        assert done.code == 1
+        assert done.err == f"bwexporter: the bwexporter at {starting.url} has not ended its first turn; ask again\n"
+
+    @pytest.mark.parametrize("url", ["node1:10099", "file:///etc/passwd", "http://", "http://[::1", "http://a:b"])
+    def test_something_that_is_no_url(self, bwexporter: Bwexporter, url: str) -> None:
+        """One line."""
+        done = bwexporter("status", "--url", url)
+        assert done.code == 1
+        (line,) = done.err.splitlines()
+        assert line.startswith("bwexporter: ")
+        assert url in line
+
+    @pytest.mark.parametrize(
+        "answer", [b"HTTP/1.0 404 Not Found\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n[]", b"SSH-2.0\r\n"]
+    )
+    def test_something_else_answers(self, bwexporter: Bwexporter, answer: bytes) -> None:
+        """One line that doubts it."""
+        stranger = (
+            "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
+        )
+        stranger += f"; c, _ = s.accept(); c.recv(9999); c.sendall({answer!r}); c.close()"
+        with subprocess.Popen([sys.executable, "-c", stranger], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            url = f"http://127.0.0.1:{process.stdout.readline().strip()}"
+            done = bwexporter("status", "--url", url)
+            assert done.code == 1
+            (line,) = done.err.splitlines()
+            assert url in line
+
+    @pytest.mark.parametrize("width", [80, 100, 120, 140])
+    def test_the_table_can_be_read_at_every_width(self, width: int) -> None:
+        """On a narrow terminal the least telling columns give way: no number is cut, and the bar stays."""
+        names = ("princeton_codeen_and_friends", "alice")
+        lanes = [LaneFigures(name, reason=Reason.OVER_THRESHOLD, used_bytes=999 * MEGABYTE) for name in names]
+        answer = api.slices(report(device_report(lanes)))
+        terminal = table.console()
+        with terminal.capture() as drawn:
+            terminal.print(table.lanes_table(answer, width=width, now_seconds=NOW_WALL_SECONDS), width=width)
+        lines = drawn.get().splitlines()
+        assert max(map(len, lines)) <= width
+        for line in lines[2:]:
+            for words in ("999 MB", "10mbit", "over threshold", "1d", "█"):
+                assert words in line
+
+
+class TestRun:
+    """`run` before it opens anything; the rest is in kernel/test_daemon.py."""
+
+    def test_a_bad_configuration_ends_with_2(self, bwexporter: Bwexporter, tmp_path: Path) -> None:
+        """Each problem in a line."""
+        path = tmp_path / "bwexporter.yml"
+        path.write_text("devices:\n  - {name: eth0}\nnonsense: 1\n")
+        done = bwexporter("run", "--config", str(path))
+        assert (done.code, done.out) == (2, "")
+        assert [line.split(": ")[0] for line in done.err.splitlines()] == [f"{path}:2", f"{path}:3"]
+
+    def test_a_state_folder_that_cannot_be_used(self, bwexporter: Bwexporter, config: Path) -> None:
+        """One line that names it."""
+        config.write_text(config.read_text() + f'state: {config}/state.db\nweb: {{listen: ["127.0.0.1:0"]}}\n')
+        done = bwexporter("run", "--config", str(config))
+        assert done.code == 1
+        (line,) = done.err.splitlines()
+        assert line.startswith("bwexporter: ")
+        assert f"{config}" in line
+
+
+class TestProcess:
+    """The program as a process."""
+
+    def test_a_reader_that_goes_away_is_no_traceback(self, config: Path) -> None:
+        """As with `| head`."""
+        command = f"{sys.executable} -m bwexporter slices --json --config {config} | true"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert done.stderr == ""
+
+    def test_the_exit_code_reaches_the_shell(self, config: Path) -> None:
+        """0, 1 and 2."""
+        codes = []
+        for arguments in (["check", str(config)], ["status", "--url", "nowhere"], ["check", f"{config}.none"]):
+            done = subprocess.run([sys.executable, "-m", "bwexporter", *arguments], capture_output=True, check=False)
+            codes.append(done.returncode)
+        assert codes == [0, 1, 2]
