@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from bwexporter.core.lanes import B1, I8, Act, Changes, Classes, Counters, Snapshot
-from bwexporter.core.lives import find
+from bwexporter.core.lanes import B1, I8, Act, Changes, Classes, Counters, Snapshot, no_classes
+from bwexporter.core.lives import find, found, is_among
 
 _SETTINGS = ("rate_bytes_per_second", "ceiling_bytes_per_second", "quantum_bytes", "burst_ns", "ceiling_burst_ns")
+_DEEPEST = 8  # levels of classes that HTB has
 
 
 def diff(wanted: Classes, snapshot: Snapshot, *, ours: B1, known: Counters, enforced: Classes | None) -> Changes:
@@ -24,31 +25,37 @@ def diff(wanted: Classes, snapshot: Snapshot, *, ours: B1, known: Counters, enfo
     """
     actual = snapshot.classes
     row, present = find(actual.handle, wanted.handle)
-    misplaced = present & (_at(actual.parent, row) != wanted.parent)
+    misplaced = _misplaced(wanted, actual, row, present)
     differs = present & ~misplaced & _differ(wanted, actual, row)
-    drifted = _drifted(wanted, actual, enforced, row, present)
-    missing = ~present | misplaced
-    unwanted = np.flatnonzero(ours & ~np.isin(actual.handle, wanted.handle))[::-1]
-    moved = row[misplaced]
-    first = actual.take(moved[::-1])
-    rows = (np.flatnonzero(missing), np.flatnonzero(differs))
-    last = actual.take(unwanted)
-    # A class below a wrong parent cannot be moved in place: it is removed first and made where it belongs.
-    classes = _joined(first, wanted.take(rows[0]), wanted.take(rows[1]), last)
-    lengths = (len(first), len(rows[0]), len(rows[1]), len(last))
+    unwanted = ours & ~found(actual.handle, wanted.handle)
+    first, last = np.zeros(len(actual), bool), unwanted
+    if misplaced.any():
+        # What is below a wrong parent cannot be moved in place: it is removed first and made where it belongs.
+        first, last = unwanted.copy(), np.zeros(len(actual), bool)
+        first[row[misplaced]] = True
+    gone_first, gone_last = _deepest_first(actual, first), _deepest_first(actual, last)
+    made, changed = np.flatnonzero(~present | misplaced), np.flatnonzero(differs)
+    parts = ((actual, gone_first), (wanted, made), (wanted, changed), (actual, gone_last))
+    touched = np.concatenate([made, changed])
+    drifted = _drifted(wanted.take(touched), actual, enforced, row[touched], (present & ~misplaced)[touched])
+    lengths = (len(gone_first), len(made), len(changed), len(gone_last))
+    before = actual.ceiling_bytes_per_second
     return Changes(
         act=np.repeat(np.array([Act.REMOVE, Act.CREATE, Act.CHANGE, Act.REMOVE], np.int8), lengths),
-        drift=np.concatenate([misplaced[misplaced], drifted[rows[0]], drifted[rows[1]], np.zeros(len(last), bool)]),
-        stranger=np.concatenate([np.zeros(sum(lengths[:3]), bool), ~np.isin(last.handle, known.handle)]),
-        before_ceiling_bytes_per_second=np.concatenate(
+        drift=np.concatenate(
+            [np.zeros(len(gone_first), bool), drifted, np.zeros(len(gone_last), bool)],
+        ),
+        stranger=np.concatenate(
             [
-                first.ceiling_bytes_per_second,
-                np.zeros(len(rows[0]), np.int64),
-                _at(actual.ceiling_bytes_per_second, row)[rows[1]],
-                last.ceiling_bytes_per_second,
+                _strangers(actual, gone_first, wanted, known),
+                np.zeros(len(made) + len(changed), bool),
+                _strangers(actual, gone_last, wanted, known),
             ],
         ),
-        classes=classes,
+        before_ceiling_bytes_per_second=np.concatenate(
+            [before[gone_first], np.zeros(len(made), np.int64), _at(before, row)[changed], before[gone_last]],
+        ),
+        classes=_joined(*(classes.take(rows) for classes, rows in parts if len(rows))),
         build_tree=not snapshot.tree_present,
     )
 
@@ -58,6 +65,8 @@ def settled(enforced: Classes | None, changes: Changes, accepted: B1, wanted: Cl
 
     A refused row is left as it was last enforced, or out where it never was.
     """
+    if accepted.all():
+        return wanted
     refused = np.isin(wanted.handle, changes.classes.handle[(changes.act != Act.REMOVE) & ~accepted])
     if not refused.any():
         return wanted
@@ -65,6 +74,36 @@ def settled(enforced: Classes | None, changes: Changes, accepted: B1, wanted: Cl
     if enforced is None:
         return kept
     return _joined(kept, enforced.take(np.isin(enforced.handle, wanted.handle[refused])))
+
+
+def _misplaced(wanted: Classes, actual: Classes, row: I8, present: B1) -> B1:
+    """Mark classes below a wrong parent and all that should stand below them, which are in the way of moving them."""
+    misplaced: B1 = present & (_at(actual.parent, row) != wanted.parent)
+    found = 0
+    while found < (found := int(misplaced.sum())):
+        misplaced |= present & np.isin(wanted.parent, wanted.handle[misplaced])
+    return misplaced
+
+
+def _deepest_first(actual: Classes, chosen: B1) -> I8:
+    """Return the rows of the chosen classes in an order in which none is removed before its children."""
+    if not chosen.any():
+        return np.empty(0, np.int64)
+    above, inner = find(actual.handle, actual.parent)
+    depth = np.zeros(len(actual), np.int64)
+    for _ in range(_DEEPEST):
+        depth = np.where(inner, depth[above] + 1, 0)
+    rows = np.flatnonzero(chosen)
+    return rows[np.argsort(-depth[rows], kind="stable")]
+
+
+def _strangers(actual: Classes, rows: I8, wanted: Classes, known: Counters) -> B1:
+    """Mark classes that belong to nobody: neither wanted now nor ever a lane's."""
+    handle = actual.handle[rows]
+    if not len(handle):
+        return np.empty(0, bool)
+    strange: B1 = ~is_among(handle, known.handle) & ~is_among(handle, wanted.handle)
+    return strange
 
 
 def _differ(wanted: Classes, actual: Classes, row: I8) -> B1:
@@ -76,10 +115,10 @@ def _differ(wanted: Classes, actual: Classes, row: I8) -> B1:
 
 def _drifted(wanted: Classes, actual: Classes, enforced: Classes | None, row: I8, present: B1) -> B1:
     """Mark wanted classes that were enforced once and now are gone or have other settings."""
-    if enforced is None:
+    if enforced is None or not len(wanted):
         return np.zeros(len(wanted), bool)
-    order = np.argsort(enforced.handle, kind="stable")
-    before = enforced.take(order)
+    before = enforced.take(is_among(enforced.handle, wanted.handle))
+    before = before.take(np.argsort(before.handle, kind="stable"))
     before_row, was_enforced = find(before.handle, wanted.handle)
     drifted = np.zeros(len(wanted), bool)
     for name in _SETTINGS:
@@ -93,6 +132,8 @@ def _at(column: I8, row: I8) -> I8:
 
 
 def _joined(*parts: Classes) -> Classes:
+    if len(parts) < 2:
+        return parts[0] if parts else no_classes()
     return Classes(
         **{name: np.concatenate([getattr(part, name) for part in parts]) for name in Classes.__dataclass_fields__},
     )
