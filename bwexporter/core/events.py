@@ -14,8 +14,13 @@ from dataclasses import replace
 import numpy as np
 
 from bwexporter.core.accounting import Count
-from bwexporter.core.lanes import I8, UNLIMITED, Accounts, Act, Changes, Ledger, Outcomes, Reason, Tariffs, Verdicts
+from bwexporter.core.lanes import B1, I8, UNLIMITED, Accounts, Act, Changes, Ledger, Outcomes, Reason, Tariffs, Verdicts
 from bwexporter.core.report import Event, EventKind
+
+Refusal = tuple[int, int, int]
+"""An act, the handle of a class, and the errno that it was refused with."""
+
+_BUILD_TREE = -1  # the act of a refusal that concerns the tree as a whole
 
 
 def of_count(count: Count, implausible: I8) -> tuple[Event, ...]:
@@ -45,7 +50,7 @@ def of_verdicts(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> tuple[t
     """Tell changed reasons, and ceilings that halved or doubled; smaller changes belong to the event before.
 
     Returns the events and the ledger's accounts with what has now been told. A lane's first verdict is told only where
-    it is not the full rate.
+    it is not the full rate, and the pacing of a lane only while it sends.
     """
     accounts, enrolled = ledger.accounts, ledger.enrolled
     told_reason = accounts.told_reason[:enrolled]
@@ -53,7 +58,7 @@ def of_verdicts(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> tuple[t
     ceiling = verdicts.ceiling_bytes_per_second
     reason_changed = verdicts.reason != told_reason
     ceiling_changed = (told > 0) & ((ceiling >= 2 * told) | (2 * ceiling <= told))
-    tell = reason_changed | (ceiling_changed & (verdicts.reason != Reason.WITHIN))
+    tell = (reason_changed | (ceiling_changed & (verdicts.reason != Reason.WITHIN))) & ~_only_paced(accounts, verdicts)
     events = tuple(
         Event(
             ledger.at.wall_seconds,
@@ -65,9 +70,17 @@ def of_verdicts(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> tuple[t
         for row in np.flatnonzero(tell).tolist()
     )
     new_reason, new_told = accounts.told_reason.copy(), accounts.told_ceiling_bytes_per_second.copy()
-    new_reason[:enrolled] = verdicts.reason
+    new_reason[:enrolled] = np.where(tell, verdicts.reason, told_reason)
     new_told[:enrolled] = np.where(tell | (told == 0), ceiling, told)
     return events, replace(accounts, told_reason=new_reason, told_ceiling_bytes_per_second=new_told)
+
+
+def _only_paced(accounts: Accounts, verdicts: Verdicts) -> B1:
+    """Mark lanes below their threshold that send nothing: the early looks of others pace them to and fro."""
+    below = (Reason.WITHIN, Reason.PACED)
+    idle = accounts.recent_bytes[: len(verdicts)] == 0
+    only: B1 = idle & np.isin(verdicts.reason, below) & np.isin(accounts.told_reason[: len(verdicts)], below)
+    return only
 
 
 def _inputs(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, row: int) -> dict[str, int | float | str]:
@@ -90,34 +103,58 @@ def _inputs(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, row: int) -> d
 
 
 def of_outcomes(
-    ledger: Ledger, changes: Changes, outcomes: Outcomes, lane_of_handle: dict[int, int]
-) -> tuple[Event, ...]:
-    """Tell drift that was repaired and changes that were refused; `lane_of_handle` is a class's row in the ledger."""
-    return tuple(_of_outcomes(ledger, changes, outcomes, lane_of_handle))
+    ledger: Ledger,
+    changes: Changes,
+    outcomes: Outcomes,
+    lane_of_handle: dict[int, int],
+    *,
+    told: frozenset[Refusal],
+) -> tuple[tuple[Event, ...], frozenset[Refusal]]:
+    """Tell drift that was repaired and changes that were refused; `lane_of_handle` is a class's row in the ledger.
+
+    A refused change is asked for again each turn, and told again only where the refusal is another one than those that
+    `told` holds. Returns the events and the refusals of this turn.
+    """
+    refused = _refusals(changes, outcomes)
+    found = tuple(_of_outcomes(ledger, changes, outcomes, lane_of_handle, refused - told))
+    return found, refused
+
+
+def _refusals(changes: Changes, outcomes: Outcomes) -> frozenset[Refusal]:
+    rows = np.flatnonzero(outcomes.errno != 0)
+    columns = (changes.act[rows], changes.classes.handle[rows], outcomes.errno[rows])
+    of_classes = zip(*(column.tolist() for column in columns), strict=True)
+    of_tree = [(_BUILD_TREE, 0, outcomes.tree_errno)] if outcomes.tree_errno else []
+    return frozenset((*of_tree, *of_classes))
 
 
 def _of_outcomes(
-    ledger: Ledger, changes: Changes, outcomes: Outcomes, lane_of_handle: dict[int, int]
+    ledger: Ledger,
+    changes: Changes,
+    outcomes: Outcomes,
+    lane_of_handle: dict[int, int],
+    to_tell: frozenset[Refusal],
 ) -> Iterator[Event]:
     at, device = ledger.at.wall_seconds, ledger.device
-    if outcomes.tree_errno:
-        yield Event(
-            at, EventKind.REFUSED, device, None, {"act": "build the tree", "outcome": _name(outcomes.tree_errno)}
-        )
+    if (_BUILD_TREE, 0, outcomes.tree_errno) in to_tell:
+        inputs = {"act": "build the tree", "outcome": _name(outcomes.tree_errno)}
+        yield Event(at, EventKind.REFUSED, device, None, inputs)
     # A tree that is built anew is told as such, not once more for each of its classes.
     drift = changes.drift & (not changes.build_tree)
     for row in np.flatnonzero(drift | (outcomes.errno != 0)).tolist():
-        lane_row = lane_of_handle.get(int(changes.classes.handle[row]))
-        refused = int(outcomes.errno[row])
-        inputs: dict[str, int | float | str] = {
-            "act": Act(int(changes.act[row])).name.lower(),
-            "class_handle": int(changes.classes.handle[row]),
+        act, handle, refused = int(changes.act[row]), int(changes.classes.handle[row]), int(outcomes.errno[row])
+        if refused and (act, handle, refused) not in to_tell:
+            continue
+        lane_row = lane_of_handle.get(handle)
+        lane = ledger.lanes[lane_row] if lane_row is not None else None
+        told_inputs: dict[str, int | float | str] = {
+            "act": Act(act).name.lower(),
+            "class_handle": handle,
             "old_ceiling_bytes_per_second": int(changes.before_ceiling_bytes_per_second[row]),
             "ceiling_bytes_per_second": int(changes.classes.ceiling_bytes_per_second[row]),
             "outcome": _name(refused) if refused else "applied",
         }
-        lane = ledger.lanes[lane_row] if lane_row is not None else None
-        yield Event(at, EventKind.REFUSED if refused else EventKind.DRIFT, device, lane, inputs)
+        yield Event(at, EventKind.REFUSED if refused else EventKind.DRIFT, device, lane, told_inputs)
 
 
 def _name(number: int) -> str:
