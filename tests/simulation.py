@@ -1,133 +1,257 @@
-"""A closed loop over the policy alone: a perfect shaper, senders that are on or off, looks that come late.
+"""A closed loop: senders send what their classes' ceilings let pass, the real turn looks, late, and sets the ceilings.
 
-Turns senders into what each had used at the end of each of its periods. Knows neither counters nor kernel: bytes are
-ceiling x time, and what straddles a period's end is split in proportion to time, as accounts do it.
+Turns senders into what each had used at the end of each of its periods. The fake machine counts and holds the classes;
+shaping is perfect (bytes are ceiling x time) and the line has room for all, so that only ceilings bind. Knows: when
+each sender sends and how it cheats. Does not know: the law.
 """
 
 from __future__ import annotations
 
+import enum
 import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bwexporter.core import policy
-from bwexporter.core.lanes import F8, I8, Ledger, Tariffs
-from tests.builders import GIGABIT, NOON, make_accounts, make_ledger, make_tariffs
+from bwexporter.core.lanes import Act
+from bwexporter.core.periods import Rolling
+from bwexporter.core.report import EventKind, Report
+from bwexporter.turn import Pace
+from tests.fake_kernel import FakeClass
+from tests.node import DEVICE, Node
 
 LOOK_MARGIN_SECONDS = 2.0
+_OTHER_TRAFFIC_ROWS = 4  # `_root` and `_default`, two lanes each
+
+
+class Cheat(enum.Enum):
+    """How a slice tries to get away from its account."""
+
+    NONE = enum.auto()
+    RECREATED = enum.auto()  # its class is deleted and made anew, as it was, between two looks
+    RECREATED_UNHEARD = enum.auto()  # the same, and the notification is lost
+    MOVES = enum.auto()  # its record goes, and comes back with another id
 
 
 @dataclass(frozen=True)
 class Sender:
-    """A slice that sends all it may, at 1 Gbit/s, during its spans (seconds since the start of the first period)."""
+    """A slice that, when it sends, sends all it may: for `on` out of each `every` seconds from `since` to `until`.
+
+    Times are seconds since the start of the first period; `ahead` moves the rhythm to so much earlier.
+    """
 
     allowance_bytes: int
-    spans: tuple[tuple[float, float], ...]
+    since: float = 0.0
+    until: float = float("inf")
+    every: float = 1.0
+    on: float = 1.0
+    ahead: float = 0.0
+    cheat: Cheat = Cheat.NONE
 
     def active_seconds(self, start: float, end: float) -> float:
         """Return for how long it wants to send between two instants."""
-        return sum(max(0.0, min(end, until) - max(start, since)) for since, until in self.spans)
+        start, end = max(start, self.since), min(end, self.until)
+        return self._active_until(end) - self._active_until(start) if end > start else 0.0
 
-
-def greedy(allowance_bytes: int) -> Sender:
-    """Send always."""
-    return Sender(allowance_bytes, ((0.0, np.inf),))
+    def _active_until(self, at: float) -> float:
+        whole, rest = divmod(at + self.ahead, self.every)
+        return whole * self.on + min(rest, self.on)
 
 
 def late(allowance_bytes: int, period_seconds: float, early_by_seconds: float) -> Sender:
     """Wake up shortly before the first period ends, and never stop again."""
-    return Sender(allowance_bytes, ((period_seconds - early_by_seconds, np.inf),))
+    return Sender(allowance_bytes, since=period_seconds - early_by_seconds)
 
 
 def straddling(allowance_bytes: int, period_seconds: float, seconds: float) -> Sender:
     """Send only for some seconds before and after each period's end."""
-    ends = [period_seconds * number for number in range(1, 5)]
-    return Sender(allowance_bytes, tuple((end - seconds, end + seconds) for end in ends))
+    return Sender(allowance_bytes, since=seconds, every=period_seconds, on=2 * seconds, ahead=seconds)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The program stops, leaving ceilings that carry to the period's end (or is killed), and starts again later."""
+
+    at: float
+    seconds: float
+    killed: bool = False
 
 
 @dataclass(frozen=True)
 class Days:
-    """What came of it: `used_fraction` of the allowance, one row a period and one column a sender."""
+    """What came of it: fractions of the allowance at each period's end, one row a period and one column a sender."""
 
-    used_fraction: F8
+    used_fraction: np.ndarray  # as the accounts say
+    sent_fraction: np.ndarray  # as it was sent: looks straddle the period's end, this does not
+    uncounted_bytes: list[int]  # what passed each sender's class, less what its account counted
     looks: int
-    ceiling_changes: int
+    ceiling_changes: list[int]  # that the kernel was asked for, one entry a sender
 
 
 def simulate(
-    senders: list[Sender],
+    senders: Sequence[Sender],
     *,
     interval_seconds: float,
     period_seconds: float,
     periods: int = 2,
-    latest_seconds: float = 0.4,
+    stops: Sequence[Stop] = (),
     seed: int = 1,
+    latest_seconds: float = 0.4,
 ) -> Days:
-    """Run the senders for some periods; looks are up to `latest_seconds` late."""
-    chance = random.Random(seed)
-    tariffs = _tariffs(senders)
-    ledger = make_ledger(make_accounts(len(senders), period_start_at=NOON, period_end_at=NOON + period_seconds))
-    ceiling, looks, changes, ended = np.zeros(len(senders), np.int64), 0, 0, list[F8]()
-    while len(ended) < periods:
-        before, (ceiling, wait) = ceiling, _look(tariffs, ledger, interval_seconds, period_seconds)
-        looks, changes = looks + 1, changes + int(np.count_nonzero(ceiling != before))
-        elapsed = wait + chance.uniform(0, latest_seconds)
-        start = ledger.ledger_seconds - NOON
-        active = np.array([sender.active_seconds(start, start + elapsed) for sender in senders])
-        ledger, at_end = _moved_on(ledger, (ceiling * active).astype(np.int64), elapsed, period_seconds)
-        if at_end is not None:
-            ended.append(at_end / tariffs.allowance_bytes)
-    return Days(np.array(ended), looks, changes)
+    """Run the senders for some periods and a little more; looks are up to `latest_seconds` late."""
+    loop = _Loop(senders, interval_seconds, period_seconds, random.Random(seed))
+    waiting = sorted(stops, key=lambda stop: stop.at, reverse=True)
+    while min(len(ended) for ended in loop.ended.values()) < periods:
+        if waiting and loop.seconds >= waiting[-1].at:
+            loop.stop_for_a_while(waiting.pop())
+        loop.wait(latest_seconds)
+        loop.cheat()
+    return loop.days(periods)
 
 
-def _tariffs(senders: list[Sender]) -> Tariffs:
-    """Return the tariffs of the specification's figures: 1 Gbit/s, a floor of 64 kbit/s, a guarantee of 1 B/s."""
-    allowance = np.array([sender.allowance_bytes for sender in senders])
-    return make_tariffs(
-        len(senders),
-        allowance_bytes=allowance,
-        threshold_bytes=allowance * 4 // 5,
-        guarantee_bytes_per_second=1,
-    )
+class _Loop:
+    """A node with its senders; the k-th sender is the slice `s<k>`, and its normal lane carries all it sends."""
 
+    def __init__(
+        self, senders: Sequence[Sender], interval_seconds: float, period_seconds: float, chance: random.Random
+    ) -> None:
+        self.senders = {f"s{at}": sender for at, sender in enumerate(senders)}
+        self.chance = chance
+        self.period_seconds = period_seconds
+        self.seconds = 0.0
+        self.ended: dict[str, list[int]] = {name: [] for name in self.senders}
+        self.sent: defaultdict[tuple[str, int], int] = defaultdict(int)  # by name and period
+        self.carried = Counter[str]()  # less than a byte each
+        self.changes = Counter[str]()
+        self.looks = 0
+        self.next_id = 1000
+        pace = Pace(interval_seconds, min(1.0, interval_seconds), LOOK_MARGIN_SECONDS)
+        self.node = Node({}, rule=Rolling(period_seconds), pace=pace)
+        self.node.ids = {name: number for number, name in enumerate(self.senders, 1)}
+        self.enlist()
+        self.look(anew=True)  # makes the classes
+        self.report = self.look(anew=True)  # sees them: one that comes and goes between two looks, nobody knows
 
-def _moved_on(ledger: Ledger, sent: I8, elapsed: float, period_seconds: float) -> tuple[Ledger, I8 | None]:
-    """Return the ledger at the next look and, where a period ended before it, what had been used at its end."""
-    accounts, now = ledger.accounts, ledger.ledger_seconds + elapsed
-    end = float(accounts.period_end_at[0])
-    if now < end:
-        accounts = replace(accounts, used_bytes=accounts.used_bytes + sent, recent_bytes=sent)
-        return replace(ledger, accounts=accounts, ledger_seconds=now), None
-    in_time = (sent * ((end - ledger.ledger_seconds) / elapsed)).astype(np.int64)
-    fresh = replace(
-        accounts,
-        used_bytes=sent - in_time,
-        recent_bytes=sent,
-        period_start_at=accounts.period_end_at,
-        period_end_at=accounts.period_end_at + period_seconds,
-    )
-    return replace(ledger, accounts=fresh, ledger_seconds=now), accounts.used_bytes + in_time
+    def enlist(self) -> None:
+        """Put the slices that are there on the roster, with the tariffs of the specification's figures."""
+        asked = [self.senders[name].allowance_bytes for name in self.node.ids for _ in range(2)]
+        allowance = np.array([1] * _OTHER_TRAFFIC_ROWS + asked)
+        self.node.tariff = {
+            "allowance_bytes": allowance,
+            "threshold_bytes": allowance * 4 // 5,
+            "guarantee_bytes_per_second": 1,
+        }
+        self.node.enlist()
+        self.handles = {name: self.node.class_of(name) for name in self.node.ids}
 
+    def look(self, *, anew: bool = False) -> Report:
+        """Take the turn that is due, or one as after a reload, and keep books of what it tells."""
+        report = self.node.whole_turn(early=not anew and self.node.turns.is_early(self.node.now()))
+        self.looks += 1
+        for event in report.events:
+            if event.kind is EventKind.PERIOD_ROLLED and event.lane is not None and event.lane.slice_name in self.ended:
+                rows = self.ended[event.lane.slice_name]
+                rows += [int(event.inputs["used_bytes"])] if event.lane.traffic.value == "normal" else []
+        names = {handle: name for name, handle in self.handles.items()}
+        changes = report.devices[0].changes
+        changed = changes.classes.handle[changes.act == Act.CHANGE].tolist()
+        self.changes.update(names[handle] for handle in changed if handle in names)
+        return report
 
-def _look(tariffs: Tariffs, ledger: Ledger, interval_seconds: float, period_seconds: float) -> tuple[I8, float]:
-    """Return the ceilings from this look on, and the seconds to the next planned one."""
-    wait = policy.next_look_seconds(
-        ledger,
-        tariffs,
-        interval_seconds=interval_seconds,
-        shortest_interval_seconds=min(1.0, interval_seconds),
-        look_margin_seconds=LOOK_MARGIN_SECONDS,
-    )
-    verdicts = policy.judge(
-        ledger,
-        tariffs,
-        period_seconds=np.full(len(tariffs), period_seconds),
-        held_ceiling_bytes_per_second=tariffs.full_bytes_per_second,
-        cap_bytes_per_second=GIGABIT,
-        line_rate_bytes_per_second=GIGABIT,
-        next_look_seconds=wait,
-        look_margin_seconds=LOOK_MARGIN_SECONDS,
-        frozen=False,
-    )
-    return verdicts.ceiling_bytes_per_second, wait
+    def wait(self, latest_seconds: float) -> None:
+        """Let everybody send until the next look, which is due when the last one said and comes late."""
+        self.pass_seconds(self.report.next_look_seconds + self.chance.uniform(0.0, latest_seconds))
+        self.report = self.look()
+
+    def pass_seconds(self, seconds: float) -> None:
+        """Let time pass and everybody send; cheaters have their classes made anew on the way.
+
+        Nobody hears it while the program is down; one class at a time is then found out to the byte.
+        """
+        part = seconds * self.chance.random()
+        self._send_for(part)
+        for name in self.node.ids:
+            cheat = self.senders[name].cheat
+            if cheat is Cheat.RECREATED_UNHEARD or (cheat is Cheat.RECREATED and self.node.door is not None):
+                self._make_anew(name, heard=cheat is Cheat.RECREATED)
+        self._send_for(seconds - part)
+        self.node.pass_seconds(seconds)
+
+    def stop_for_a_while(self, stop: Stop) -> None:
+        """Stop the program, or kill it; everybody goes on sending until it is started again."""
+        if not stop.killed:
+            self.node.turns.finish(self.node.now(), hold=True)
+        assert self.node.door is not None
+        self.node.door.close()
+        self.node.door = None
+        self.pass_seconds(stop.seconds)
+        self.node.start()
+        self.enlist()
+        self.report = self.look(anew=True)
+
+    def cheat(self) -> None:
+        """Let those who move leave now and then, and come back at the next look, in the middle of periods."""
+        moving = [name for name, sender in self.senders.items() if sender.cheat is Cheat.MOVES]
+        gone = [name for name in moving if name not in self.node.ids]
+        into = self.seconds % self.period_seconds / self.period_seconds
+        if gone:
+            for name in gone:
+                self.next_id += 1
+                self.node.ids[name] = self.next_id
+        elif moving and 0.1 < into < 0.7 and self.chance.random() < 0.02:
+            for name in moving:
+                del self.node.ids[name]
+        else:
+            return
+        self.enlist()
+        self.report = self.look(anew=True)
+
+    def days(self, periods: int) -> Days:
+        """Return what came of it."""
+        ledger = self.node.turns.desks[DEVICE].ledger
+        allowance = np.array([sender.allowance_bytes for sender in self.senders.values()])
+        used = np.array([rows[:periods] for rows in self.ended.values()]).T
+        sent = np.array([[self.sent[name, period] for name in self.senders] for period in range(periods)])
+        counted = [ledger.accounts.sent_bytes[self.node.row(name)] for name in self.senders]
+        passed = [sum(count for (sender, _), count in self.sent.items() if sender == name) for name in self.senders]
+        return Days(
+            used_fraction=used / allowance,
+            sent_fraction=sent / allowance,
+            uncounted_bytes=[one - int(other) for one, other in zip(passed, counted, strict=True)],
+            looks=self.looks,
+            ceiling_changes=[self.changes[name] for name in self.senders],
+        )
+
+    def _send_for(self, seconds: float) -> None:
+        start, end = self.seconds, self.seconds + seconds
+        boundary = (start // self.period_seconds + 1) * self.period_seconds
+        for since, until in ((start, min(end, boundary)), (boundary, end)):
+            for name in self.node.ids:
+                active = self.senders[name].active_seconds(since, until)
+                if active > 0.0:
+                    self._send(name, active, int(since // self.period_seconds))
+        self.seconds = end
+
+    def _send(self, name: str, active: float, period: int) -> None:
+        handle = self.handles[name]
+        may = self._class(handle).ceiling * active + self.carried[name]
+        passed = self.node.kernel.offer(DEVICE, handle, int(may), seconds=active + 1.0, packet_bytes=1)
+        assert passed == int(may)
+        self.carried[name] = may - passed
+        self.sent[name, period] += passed
+
+    def _make_anew(self, name: str, *, heard: bool) -> None:
+        handle = self.handles[name]
+        was = self._class(handle)
+        anew = FakeClass(handle, was.parent, was.rate, was.ceiling, was.quantum, was.burst_ns, was.ceiling_burst_ns)
+        if not heard:
+            self.node.kernel.lose_notifications()
+        self.node.kernel.delete_class(DEVICE, handle, notify=heard)
+        self.node.kernel.create_class(DEVICE, replace(anew), notify=heard)
+
+    def _class(self, handle: int) -> FakeClass:
+        root = self.node.kernel.links[DEVICE].root
+        assert root is not None
+        return root.classes[handle]

@@ -39,7 +39,7 @@ class Escape(RuleBasedStateMachine):
         self.by_traffic = True  # else only the sum of the tree is known: it was deleted whole
         self.clock_is_known = True  # no step that no turn has seen
         self.told: Counter[tuple[str, Traffic]] = Counter()  # unseen, but told in notifications that wait to be read
-        self.in_tree: Counter[tuple[str, Traffic]] = Counter()  # of those, what only a deleted tree's sum tells
+        self.in_tree: Counter[tuple[str, Traffic]] = Counter()  # of those, what is gone with a deleted tree
         self.class_ended = False  # since the last look
         self.next_id = 10
 
@@ -98,8 +98,8 @@ class Escape(RuleBasedStateMachine):
         root = self.node.kernel.links[DEVICE].root
         if root is None or handle not in root.classes or name not in self.node.ids:
             return
-        if not heard and not self.was_seen(handle):
-            return  # a class that came and went between two looks, unheard, was known to nobody but its parent
+        if not heard and not (self.was_seen(handle) and root.classes[handle].leaf):
+            return  # unheard, a class that no look has seen, or that has no leaf queue of ours, is known by its parent
         parent = root.classes[handle].parent
         self.exact &= self.running and heard
         if not heard:
@@ -119,7 +119,7 @@ class Escape(RuleBasedStateMachine):
         """Somebody deletes the root queue; its sum says what was sent, and lanes share it by what they sent of late."""
         self.exact &= not self.unseen
         self.by_traffic &= not self.unseen
-        self.in_tree += self.unseen - self.told
+        self.in_tree |= self.unseen
         self.told |= self.unseen
         self.node.kernel.delete_root(DEVICE)
         self.looked = False
@@ -145,6 +145,10 @@ class Escape(RuleBasedStateMachine):
             self.node.kernel.stirrings = 0
             self.unseen[name, traffic] = still_unseen
             self.looked = False
+            if self.node.turns.desks[DEVICE].ledger.counters.unheard.any():
+                self.turn(
+                    0.1
+                )  # what else was removed unheard is in doubt, and its inner class must live until it is not
 
     @precondition(lambda self: self.running)
     @rule()
