@@ -198,7 +198,7 @@ class Books:
 
     def _rows_of(self, ledger: Ledger, at: float) -> _Rows:
         known = self._rows.get(ledger.device)
-        if known is None or known.lanes != ledger.lanes:
+        if known is None or (known.lanes is not ledger.lanes and known.lanes != ledger.lanes):
             lane_ids = np.array([self._lane_ids.get(lane) or self._enter(lane, at) for lane in ledger.lanes], np.int64)
             known = self._rows[ledger.device] = _Rows(ledger.lanes, lane_ids, np.argsort(lane_ids))
         return known

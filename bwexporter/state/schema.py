@@ -25,6 +25,7 @@ _HEADER = struct.Struct(">16s44xI4xI")
 _MAGIC = b"SQLite format 3\0"
 _BUSY_SECONDS = 5.0
 _LARGEST_IDLE_WAL_BYTES = 16 << 20
+_LOG_PAGES = 4000  # a turn writes the same pages as the one before it: the longer the log, the fewer are copied
 
 Migration = Callable[[sqlite3.Connection], None]
 
@@ -67,6 +68,7 @@ def connect(path: Path, *, mode: str, immutable: bool = False) -> sqlite3.Connec
     connection = sqlite3.connect(place, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_IDLE_WAL_BYTES}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
     return connection
 
 
