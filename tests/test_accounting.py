@@ -169,6 +169,15 @@ def test_a_deleted_tree_says_its_sum_and_the_sender_of_late_is_charged() -> None
     assert [1320, 0] == used(count(ledger, look(20, 0, leaves=(8, 9)), instant(30)).ledger)
 
 
+def test_what_passes_between_the_root_and_its_leaves_is_not_counted_twice() -> None:
+    """The root queue is read before the leaves: what a look counted beyond it is in the sum of a deleted tree."""
+    ledger = count(start(), look(1000, 0), instant(10)).ledger
+    ledger = count(ledger, replace(look(1500, 0), tree_sent_bytes=1400), instant(20)).ledger
+    ledger = count(ledger, look(None, None, parent_sent=0, tree_endings=(1600,)), instant(30)).ledger
+
+    assert [1600, 0] == used(ledger)
+
+
 def test_a_tree_rebuilt_while_nobody_watched_counts_whole() -> None:
     """Every leaf is another one, so the inner class is no witness: the readings are new lives."""
     ledger = count(start(), look(1000, 500), instant(10)).ledger
