@@ -22,6 +22,7 @@ from typing import Protocol
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
 
 from bwexporter.core.accounting import STEP_TOLERANCE_SECONDS
 from bwexporter.core.lanes import Instant
@@ -85,8 +86,7 @@ class Daemon:
         self._scheduler.add_listener(self._on_trouble, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
         self._scheduler.add_job(
             self.take_turn,
-            "interval",
-            seconds=interval,
+            _FromNow(seconds=interval),
             id=JOB,
             max_instances=1,
             coalesce=True,
@@ -208,6 +208,18 @@ class Daemon:
                 log.warning("the wall clock was stepped by %.1f s", now - offset)
                 self._wake_in(0.0)
                 offset = now
+
+
+class _FromNow(IntervalTrigger):  # type: ignore[misc]  # APScheduler 3 is not typed
+    """Fires one interval from now.
+
+    The interval trigger would list every time that a clock which was set ahead has passed over: a machine that boots in
+    1970 and is then told the date would be listing for hours.
+    """
+
+    def get_next_fire_time(self, _: datetime | None, now: datetime) -> datetime:
+        """Return the time of the next turn, unless a turn says otherwise."""
+        return now + timedelta(seconds=self.interval_length)
 
 
 def _wall_minus_boot() -> float:

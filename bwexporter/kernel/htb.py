@@ -58,12 +58,17 @@ _Found = tuple[Classes, Counts, I8]
 class Device:
     """The door to one network device. Methods may be called from any thread, one at a time.
 
-    A foreign root queue is refused, unless `take_over`: then it counts as no tree, and `apply` replaces it.
+    A foreign root queue is refused, unless `take_over`: then it counts as no tree, and `apply` replaces it. `hold` is
+    asked once for each interface index that the device comes to have, and raises DeviceRefused where it is not ours.
     """
 
-    def __init__(self, name: str, *, take_over: bool = False) -> None:
+    def __init__(
+        self, name: str, *, take_over: bool = False, hold: Callable[[int], socket.socket] | None = None
+    ) -> None:
         self.name = name
         self._take_over = take_over
+        self._hold = hold
+        self._held: tuple[int, socket.socket] | None = None
         self._lock = threading.Lock()
         self._listener = Listener()
         self._requests = Requests()
@@ -110,6 +115,7 @@ class Device:
         with self._lock:
             for _ in range(_DUMPS):
                 ifindex = self._find()
+                self._keep(ifindex)
                 self._drain(ifindex)
                 self._listener.calm()
                 root = self._own_root(ifindex)
@@ -146,12 +152,22 @@ class Device:
         with self._lock:
             self._listener.close()
             self._requests.close()
+            if self._held is not None:
+                self._held[1].close()
 
     def _find(self) -> int:
         try:
             return socket.if_nametoindex(self.name)
         except OSError as error:
             raise KernelUnreadable(f"device {self.name} is not there") from error
+
+    def _keep(self, ifindex: int) -> None:
+        """Hold the device under the index that it has now; the one it had is then free."""
+        if self._hold is None or (self._held is not None and self._held[0] == ifindex):
+            return
+        before, self._held = self._held, (ifindex, self._hold(ifindex))
+        if before is not None:
+            before[1].close()
 
     def _line_rate(self, ifindex: int) -> int | None:
         """Read the line rate from sysfs, which may show another network namespace than ours: then it says nothing."""
@@ -165,6 +181,7 @@ class Device:
         return megabits * 125_000 if megabits > 0 else None
 
     def _drain(self, ifindex: int) -> None:
+        self._listener.pass_over(self._requests.port)
         self._listener.drain(frozenset({self._ifindex, ifindex}), self._question)
 
     def _ask_root(self, ifindex: int) -> tuple[int, wire.Qdisc | None]:

@@ -6,6 +6,7 @@ Knows: buffers, sequence numbers, lost messages (ENOBUFS). Does not know: what a
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
@@ -20,7 +21,9 @@ from bwexporter.kernel import wire
 _SOL_NETLINK = 270  # linux/socket.h
 _NETLINK_ADD_MEMBERSHIP, _NETLINK_CAP_ACK = 1, 10  # linux/netlink.h
 _RTNLGRP_LINK, _RTNLGRP_TC = 1, 4  # linux/rtnetlink.h
-_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
+_LOAD_WORD, _LOAD_HALF, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x28, 0x15, 0x06  # linux/filter.h
+_FILTER_STEP = struct.Struct("=HBBI")
 _REPLY_BYTES = 1024  # what one small reply takes of the receive buffer, with the kernel's own book-keeping
 _REQUEST_BUFFER_BYTES = 4 << 20
 _LISTENER_BUFFER_BYTES = 16 << 20
@@ -167,6 +170,7 @@ class Listener:
         for group in (_RTNLGRP_TC, _RTNLGRP_LINK):
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
         self._buffer = bytearray(_READ_BYTES)
+        self._passed_over = 0
         self.forget()
 
     def fileno(self) -> int:
@@ -186,6 +190,27 @@ class Listener:
                 self._lose()
             else:
                 self._split(size, ifindexes, own)
+
+    def pass_over(self, port: int) -> None:
+        """Hear no more of what the socket of that port makes or changes, which knows it; removals are still heard of.
+
+        The kernel then makes no message of it at all, which is most of what a change costs where somebody listens.
+        """
+        if port == self._passed_over:
+            return
+        self._passed_over = port
+        steps = (  # a filter loads numbers as the network writes them; jumps are counted from the next step
+            (_LOAD_WORD, 0, 0, 12),  # nlmsg_pid
+            (_JUMP_IF_EQUAL, 0, 3, socket.htonl(port)),
+            (_LOAD_HALF, 0, 0, 4),  # nlmsg_type
+            (_JUMP_IF_EQUAL, 2, 0, socket.htons(wire.RTM_NEWTCLASS)),
+            (_JUMP_IF_EQUAL, 1, 0, socket.htons(wire.RTM_NEWQDISC)),
+            (_RETURN, 0, 0, 0xFFFFFFFF),
+            (_RETURN, 0, 0, 0),
+        )
+        program = ctypes.create_string_buffer(b"".join(_FILTER_STEP.pack(*step) for step in steps))
+        handed = struct.pack("@HP", len(steps), ctypes.addressof(program))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, handed)
 
     def calm(self) -> None:
         """Start to watch for what stirs; what ended before stays."""
