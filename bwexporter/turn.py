@@ -19,6 +19,7 @@ import numpy as np
 from bwexporter.core import accounting, enrolment, events, forecast, lives, plan, policy
 from bwexporter.core.lanes import (
     B1,
+    F8,
     I8,
     Act,
     Changes,
@@ -112,6 +113,8 @@ class Desk:
     enforced: Classes | None = None  # what was last asked of the kernel and accepted
     unread: Snapshot | None = None  # a look that could not be counted; what ended before it must not be lost
     report: DeviceReport | None = None  # of the last good turn
+    refused: frozenset[events.Refusal] = frozenset()  # changes that the last act was refused
+    frame: policy.Frame | None = None  # what the tariffs come to
     lost_at_wall_seconds: float | None = None  # when accounts were lost for good; None: never
     due_at_boot_seconds: float = 0.0
 
@@ -123,6 +126,7 @@ class _Work:
     desk: Desk
     trouble: str = ""
     snapshot: Snapshot | None = None
+    lane_rows: tuple[I8, B1] | None = None  # each lane's class in the snapshot, and whether it is there
     count: accounting.Count | None = None
     implausible: I8 | None = None
     verdicts: Verdicts | None = None
@@ -161,7 +165,7 @@ class Turns:
             self._regular_at_boot_seconds = now.boot_seconds + self.pace.interval_seconds
         due = [desk for desk in self.desks.values() if not early or desk.due_at_boot_seconds <= now.boot_seconds]
         with self._timed("look"):
-            works = [_look(desk) for desk in due]
+            works = [self._look(desk) for desk in due]
         with self._timed("count"):
             works = [self._count(work, now) for work in works]
         with self._timed("judge"):
@@ -209,7 +213,7 @@ class Turns:
 
     def finish(self, now: Instant, *, hold: bool) -> Saving:
         """Count once more and save, as the program ends; `hold` leaves ceilings that carry to the period's end."""
-        works = [self._count(_look(desk), now) for desk in self.desks.values()]
+        works = [self._count(self._look(desk), now) for desk in self.desks.values()]
         if hold and self.pace.enforcing and not self.pace.frozen:
             for work in (self._judge(work, now) for work in works):
                 self._act(_plan(_held(work)))
@@ -226,31 +230,45 @@ class Turns:
         yield
         self._seconds[stage] = self._stopwatch() - started
 
+    def _look(self, desk: Desk) -> _Work:
+        """Look at a device; what ended before a look is told once only, so it is kept until a look is counted."""
+        try:
+            snapshot = desk.door.look()
+        except (KernelUnreadable, DeviceRefused) as error:
+            return _Work(desk, trouble=str(error))
+        if desk.unread is not None:
+            snapshot = lives.joined(desk.unread, snapshot)
+        desk = replace(desk, unread=snapshot)
+        self.desks[desk.device] = desk
+        return _Work(desk, snapshot=snapshot)
+
     def _count(self, work: _Work, now: Instant) -> _Work:
         """Count a look; one that holds impossible gains is taken again and then believed."""
-        if work.snapshot is None:
+        snapshot = work.snapshot
+        if snapshot is None:
             return work
         desk = work.desk
-        self.desks[desk.device] = replace(desk, unread=work.snapshot)
         rule = desk.tariffs.period_rule
-        count = accounting.advance(desk.ledger, work.snapshot, now, period_rule=rule, rules=desk.rules)
+        count = accounting.advance(desk.ledger, snapshot, now, period_rule=rule, rules=desk.rules)
         line_rate = desk.tree.line_rate_bytes_per_second
         implausible = accounting.implausible_rows(desk.ledger, count, line_rate)
         if len(implausible):
-            again = _look(self.desks[desk.device])
+            again = self._look(self.desks[desk.device])
             if again.snapshot is not None:
-                work = again
-                count = accounting.advance(desk.ledger, again.snapshot, now, period_rule=rule, rules=desk.rules)
+                work, snapshot = again, again.snapshot
+                count = accounting.advance(desk.ledger, snapshot, now, period_rule=rule, rules=desk.rules)
                 implausible = accounting.implausible_rows(desk.ledger, count, line_rate)
         desk = replace(desk, ledger=count.ledger, unread=None)
         self.desks[desk.device] = desk
         self._note(events.of_count(count, implausible))
-        return replace(work, desk=desk, count=count, implausible=implausible)
+        handles = desk.ledger.counters.handle[: desk.ledger.enrolled]
+        rows = lives.find(snapshot.classes.handle, handles)
+        return replace(work, desk=desk, lane_rows=rows, count=count, implausible=implausible)
 
     def _judge(self, work: _Work, now: Instant) -> _Work:
         if work.count is None:
             return work
-        desk = work.desk
+        desk = replace(work.desk, frame=self._frame(work.desk))
         until_regular = max(1e-3, self._regular_at_boot_seconds - now.boot_seconds)
         next_look = policy.next_look_seconds(
             desk.ledger,
@@ -258,17 +276,27 @@ class Turns:
             interval_seconds=until_regular,
             shortest_interval_seconds=min(self.pace.shortest_interval_seconds, until_regular),
             look_margin_seconds=self.pace.look_margin_seconds,
+            kept=desk.frame,
         )
         desk = replace(desk, due_at_boot_seconds=now.boot_seconds + next_look)
         self.desks[desk.device] = desk
         return replace(work, desk=desk, verdicts=self._verdicts(desk, _held_ceilings(work), next_look))
 
+    def _frame(self, desk: Desk) -> policy.Frame:
+        return policy.framed(
+            desk.ledger,
+            desk.tariffs,
+            period_seconds=_period_seconds(desk.ledger),
+            cap_bytes_per_second=desk.tree.cap_bytes_per_second,
+            line_rate_bytes_per_second=desk.tree.line_rate_bytes_per_second,
+            kept=desk.frame,
+        )
+
     def _verdicts(self, desk: Desk, held: I8, next_look_seconds: float) -> Verdicts:
-        accounts, enrolled = desk.ledger.accounts, desk.ledger.enrolled
         return policy.judge(
             desk.ledger,
             desk.tariffs,
-            period_seconds=(accounts.period_end_at - accounts.period_start_at)[:enrolled],
+            period_seconds=_period_seconds(desk.ledger),
             held_ceiling_bytes_per_second=held,
             cap_bytes_per_second=desk.tree.cap_bytes_per_second,
             line_rate_bytes_per_second=desk.tree.line_rate_bytes_per_second,
@@ -276,6 +304,7 @@ class Turns:
             look_margin_seconds=self.pace.look_margin_seconds,
             frozen=_lost(desk) | self.pace.frozen,
             enforcing=self.pace.enforcing,
+            kept=desk.frame,
         )
 
     def _save(self, now: Instant) -> Saving:
@@ -310,9 +339,13 @@ class Turns:
         told, accounts = events.of_verdicts(desk.ledger, desk.tariffs, work.verdicts)
         self._note(told)
         if work.outcomes is not None:
-            handles = desk.ledger.counters.handle[: desk.ledger.enrolled].tolist()
-            row_of = {handle: row for row, handle in enumerate(handles)}
-            self._note(events.of_outcomes(desk.ledger, work.changes, work.outcomes, row_of))
+            counters, row_of = desk.ledger.counters, dict[int, int]()
+            if work.changes.drift.any() or work.outcomes.errno.any():
+                # Of removed slices too, while their classes live.
+                row_of = dict(zip(counters.handle.tolist(), counters.account.tolist(), strict=True))
+            told, refused = events.of_outcomes(desk.ledger, work.changes, work.outcomes, row_of, told=desk.refused)
+            self._note(told)
+            desk = replace(desk, refused=refused)
         desk = replace(desk, ledger=replace(desk.ledger, accounts=accounts))
         report = self._device_report(desk, work)
         self.desks[desk.device] = replace(desk, report=report)
@@ -352,6 +385,10 @@ class Turns:
         return self._device_report(desk, work)
 
 
+def _period_seconds(ledger: Ledger) -> F8:
+    return (ledger.accounts.period_end_at - ledger.accounts.period_start_at)[: ledger.enrolled]
+
+
 def _lost(desk: Desk) -> B1:
     """Mark lanes in the first period after their accounts were lost: their ceilings stay as the kernel has them."""
     accounts, enrolled = desk.ledger.accounts, desk.ledger.enrolled
@@ -359,17 +396,6 @@ def _lost(desk: Desk) -> B1:
         return np.zeros(enrolled, bool)
     began = accounts.period_start_at[:enrolled] + desk.ledger.wall_offset_seconds
     return began <= desk.lost_at_wall_seconds + RESTART_SECONDS
-
-
-def _look(desk: Desk) -> _Work:
-    """Look at a device; what ended before an earlier look that was not counted is taken along."""
-    try:
-        snapshot = desk.door.look()
-    except (KernelUnreadable, DeviceRefused) as error:
-        return _Work(desk, trouble=str(error))
-    if desk.unread is not None:
-        snapshot = lives.joined(desk.unread, snapshot)
-    return _Work(desk, snapshot=snapshot)
 
 
 def _plan(work: _Work) -> _Work:
@@ -389,19 +415,17 @@ def _held(work: _Work) -> _Work:
     return replace(work, verdicts=policy.hold(work.desk.ledger, work.desk.tariffs, work.verdicts))
 
 
-def _lane_rows(work: _Work) -> tuple[I8, B1]:
-    handles = work.desk.ledger.counters.handle[: work.desk.ledger.enrolled]
-    if work.snapshot is None:
-        return np.zeros(len(handles), np.int64), np.zeros(len(handles), bool)
-    return lives.find(work.snapshot.classes.handle, handles)
+def _at_look(work: _Work, column: Callable[[Snapshot], I8]) -> I8:
+    """Return for each lane what a column of the snapshot says of its class, 0 where it has no class."""
+    if work.snapshot is None or work.lane_rows is None or not len(work.snapshot.classes):
+        return np.zeros(work.desk.ledger.enrolled, np.int64)
+    row, present = work.lane_rows
+    return np.where(present, column(work.snapshot)[row], 0)
 
 
 def _held_ceilings(work: _Work) -> I8:
     """Return the ceiling that each lane's class had at the look, 0 where it has no class."""
-    row, present = _lane_rows(work)
-    if work.snapshot is None or not present.any():
-        return np.zeros(len(row), np.int64)
-    return np.where(present, work.snapshot.classes.ceiling_bytes_per_second[row], 0)
+    return _at_look(work, lambda snapshot: snapshot.classes.ceiling_bytes_per_second)
 
 
 def _enforced_ceilings(work: _Work) -> I8:
@@ -421,10 +445,7 @@ def _enforced_ceilings(work: _Work) -> I8:
 
 
 def _backlog(work: _Work) -> I8:
-    row, present = _lane_rows(work)
-    if work.snapshot is None or not present.any():
-        return np.zeros(len(row), np.int64)
-    return np.where(present, work.snapshot.backlog_bytes[row], 0)
+    return _at_look(work, lambda snapshot: snapshot.backlog_bytes)
 
 
 def _no_changes() -> Changes:

@@ -13,8 +13,11 @@ on by elapsed time alone; it never steps. Periods stand in ledger time; wall = l
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Self
+from functools import cache
+from operator import attrgetter
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,30 +85,37 @@ class Columns:
     def __post_init__(self) -> None:
         """Make every array read-only; unequal lengths are a bug of ours (ValueError)."""
         lengths = set()
-        for field in fields(self):
-            column = getattr(self, field.name)
+        for column in _values(self):
             if isinstance(column, np.ndarray):
-                column.setflags(write=False)
+                column.flags.writeable = False
                 lengths.add(len(column))
         if len(lengths) > 1:
             raise ValueError(f"columns of unequal length in {type(self).__name__}: {sorted(lengths)}")
 
     def __len__(self) -> int:
         """Count the rows."""
-        for field in fields(self):
-            column = getattr(self, field.name)
+        for column in _values(self):
             if isinstance(column, np.ndarray):
                 return len(column)
         return 0
 
     def take(self, rows: I8 | B1) -> Self:
         """Return the rows of an index array or a mask, in its order."""
-        return type(self)(
-            **{
-                field.name: column[rows] if isinstance(column := getattr(self, field.name), np.ndarray) else column
-                for field in fields(self)
-            },
-        )
+        if rows.dtype == bool:
+            rows = np.flatnonzero(rows)
+        values = _values(self)
+        return type(self)(*[value.take(rows) if isinstance(value, np.ndarray) else value for value in values])
+
+
+def _values(columns: Any) -> tuple[Any, ...]:
+    """Return the values of all fields at once: columns are made some thirty times a turn."""
+    kind: Any = type(columns)
+    return _getter(kind)(columns)
+
+
+@cache
+def _getter(kind: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
+    return attrgetter(*kind.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True)

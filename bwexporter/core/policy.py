@@ -42,6 +42,7 @@ All numbers are i8 outside and f8 inside. f8 has 53 bits: above 9 PB a byte coun
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,39 @@ class _Terms(Columns):
     tail_rate: F8
 
 
+@dataclass(frozen=True, slots=True)
+class Frame(Columns):
+    """What the tariffs alone come to, in periods of these lengths: the same from turn to turn, and worth keeping."""
+
+    tariffs: Tariffs
+    parents_bytes_per_second: tuple[int, int]
+    span_seconds: F8
+    guarantee: I8  # as admitted
+    allowance: I8  # with the top-up by hand, as is the next
+    threshold: I8
+    floor: I8
+    plain: B1  # nothing is set by hand and no switch is thrown
+    admitted_ratio: float
+
+    def fits(self, tariffs: Tariffs, span_seconds: F8, parents_bytes_per_second: tuple[int, int]) -> bool:
+        """Say whether this is still what they come to."""
+        same = self.tariffs is tariffs and self.parents_bytes_per_second == parents_bytes_per_second
+        return same and np.array_equal(self.span_seconds, span_seconds)
+
+
+class _Case(NamedTuple):
+    """The lanes that a verdict has to be found for, with the columns of those alone."""
+
+    tariffs: Tariffs
+    used: I8
+    remaining_seconds: F8
+    span_seconds: F8
+    allowance: I8
+    threshold: I8
+    floor: I8
+    held: I8
+
+
 def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its own
     ledger: Ledger,
     tariffs: Tariffs,
@@ -82,13 +116,67 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
     look_margin_seconds: float,
     frozen: bool | B1,
     enforcing: bool = True,
+    kept: Frame | None = None,
 ) -> Verdicts:
     """Return the verdict of each enrolled lane; rows are those of the tariffs.
 
     `period_seconds` are nominal lengths; `held_ceiling_bytes_per_second` is what the kernel enforces now, 0 where the
     class is absent; both have a row a lane. `frozen` is for all lanes or for each. `cap` and `line_rate` are the
-    ceilings of the parents of normal and exempt lanes. `enforcing` is false while the whole node is in shadow.
+    ceilings of the parents of normal and exempt lanes. `enforcing` is false while the whole node is in shadow. `kept`
+    is the frame of an earlier judgement, which spares reckoning it anew.
+
+    A plain lane that can reach neither its threshold nor its period's end before the next look has its full rate
+    (rule 2). Those are most lanes of most nodes, so that the rest of the law is asked for the others alone.
     """
+    frame = framed(
+        ledger,
+        tariffs,
+        period_seconds=period_seconds,
+        cap_bytes_per_second=cap_bytes_per_second,
+        line_rate_bytes_per_second=line_rate_bytes_per_second,
+        kept=kept,
+    )
+    full, horizon = tariffs.full_bytes_per_second, next_look_seconds + look_margin_seconds
+    used, remaining = ledger.accounts.used_bytes[: len(tariffs)], _remaining_seconds(ledger)
+    far = ((frame.threshold - used) / full >= max(horizon, _SOON_SECONDS)) & (remaining >= horizon)
+    rows = np.flatnonzero(~(far & frame.plain & (not np.any(frozen)) & enforcing))
+
+    ceiling, asked, reason, capped = full.copy(), full.copy(), np.zeros(len(full), np.int8), np.zeros(len(full), bool)
+    if len(rows):
+        case = _case(rows, frame, used, remaining, held_ceiling_bytes_per_second)
+        frozen_rows = np.broadcast_to(frozen, len(full))[rows]
+        ceiling[rows], reason[rows] = _judged(case, horizon, frozen_rows)
+        asked[rows] = np.where(case.tariffs.shadow | (not enforcing), case.held, ceiling[rows])
+        capped[rows] = _capped(ceiling[rows], reason[rows], case.tariffs)
+    return Verdicts(
+        ceiling_bytes_per_second=ceiling,
+        asked_ceiling_bytes_per_second=asked,
+        reason=reason,
+        floor_bytes_per_second=frame.floor,
+        guarantee_bytes_per_second=frame.guarantee,
+        allowance_bytes=frame.allowance,
+        threshold_bytes=frame.threshold,
+        capped=capped,
+        admitted_ratio=frame.admitted_ratio,
+    )
+
+
+def framed(
+    ledger: Ledger,
+    tariffs: Tariffs,
+    *,
+    period_seconds: F8,
+    cap_bytes_per_second: int,
+    line_rate_bytes_per_second: int,
+    kept: Frame | None,
+) -> Frame:
+    """Return what the tariffs come to; the very `kept` where it fits."""
+    span, parents = (
+        np.maximum(period_seconds, _remaining_seconds(ledger)),
+        (cap_bytes_per_second, line_rate_bytes_per_second),
+    )
+    if kept is not None and kept.fits(tariffs, span, parents):
+        return kept
     guarantee, ratio = admit(
         tariffs.guarantee_bytes_per_second,
         np.array([lane.traffic is Traffic.EXEMPT for lane in tariffs.lanes], np.bool_),
@@ -96,41 +184,52 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
         line_rate_bytes_per_second=line_rate_bytes_per_second,
     )
     allowance, threshold = topped_up(tariffs)
-    used, remaining = ledger.accounts.used_bytes[: len(tariffs)], _remaining_seconds(ledger)
-    span = np.maximum(period_seconds, remaining)
-    terms = _terms(tariffs.full_bytes_per_second, allowance, threshold, span)
+    full = tariffs.full_bytes_per_second
+    terms = _terms(full, allowance, threshold, span)
     floor = _fitted_floor(terms, span, guarantee, tariffs.floor_bytes_per_second)
+    plain = ~(tariffs.off | tariffs.released | tariffs.shadow) & (tariffs.hand_cap_bytes_per_second >= full)
+    return Frame(tariffs, parents, span, guarantee, allowance, threshold, floor, plain, ratio)
 
-    rate = _law(terms, _next_terms(tariffs, span), used, remaining, span, next_look_seconds + look_margin_seconds)
-    rate = np.where(allowance >= UNLIMITED, terms.full, rate)
-    ceiling = _ceiling(rate, floor, tariffs.full_bytes_per_second)
-    reason = _reason(used, allowance, threshold, ceiling < tariffs.full_bytes_per_second)
-    ceiling, reason = _lowered_by_hand(tariffs, ceiling, reason)
-    held = np.where(held_ceiling_bytes_per_second > 0, held_ceiling_bytes_per_second, tariffs.full_bytes_per_second)
-    ceiling, reason = _switched(tariffs, ceiling, reason, held, frozen=frozen)
-    return Verdicts(
-        ceiling_bytes_per_second=ceiling,
-        asked_ceiling_bytes_per_second=np.where(tariffs.shadow | (not enforcing), held, ceiling),
-        reason=reason,
-        floor_bytes_per_second=floor,
-        guarantee_bytes_per_second=guarantee,
-        allowance_bytes=allowance,
-        threshold_bytes=threshold,
-        capped=_capped(ceiling, reason, tariffs),
-        admitted_ratio=ratio,
+
+def _case(rows: I8, frame: Frame, used: I8, remaining_seconds: F8, held_ceiling_bytes_per_second: I8) -> _Case:
+    tariffs, held = frame.tariffs.take(rows), held_ceiling_bytes_per_second[rows]
+    return _Case(
+        tariffs=tariffs,
+        used=used[rows],
+        remaining_seconds=remaining_seconds[rows],
+        span_seconds=frame.span_seconds[rows],
+        allowance=frame.allowance[rows],
+        threshold=frame.threshold[rows],
+        floor=frame.floor[rows],
+        held=np.where(held > 0, held, tariffs.full_bytes_per_second),
     )
+
+
+def _judged(case: _Case, horizon_seconds: float, frozen: B1) -> tuple[I8, Reasons]:
+    """Return ceilings and reasons: the law, then the hand, then the switches."""
+    tariffs, full, span = case.tariffs, case.tariffs.full_bytes_per_second, case.span_seconds
+    terms = _terms(full, case.allowance, case.threshold, span)
+    rate = _law(terms, _next_terms(tariffs, span), case.used, case.remaining_seconds, span, horizon_seconds)
+    rate = np.where(case.allowance >= UNLIMITED, terms.full, rate)
+    ceiling = _ceiling(rate, case.floor, full)
+    reason = _reason(case.used, case.allowance, case.threshold, ceiling < full)
+    ceiling, reason = _lowered_by_hand(tariffs, ceiling, reason)
+    return _switched(tariffs, ceiling, reason, case.held, frozen=frozen)
 
 
 def hold(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, *, enforcing: bool = True) -> Verdicts:
     """Return verdicts for a program that stops and keeps hold: ceilings that carry each lane to its period's end.
 
-    That is (allowance - used) / remaining, between floor and full rate, also below the threshold; there is nobody left
-    to begin a tail. What is off, frozen or released stays as it is, and so does what is asked of lanes in shadow.
+    That is the spread of rule 4, between floor and full rate, also below the threshold. The reserve of the tail stays
+    put by: the program may be back before the tail begins. What is off, frozen or released stays as it is, and so does
+    what is asked of lanes in shadow.
     """
-    used, remaining = ledger.accounts.used_bytes[: len(tariffs)], _remaining_seconds(ledger)
-    full, allowance = tariffs.full_bytes_per_second, verdicts.allowance_bytes
-    left = np.maximum(allowance - used, 0)
-    rate = np.where(allowance >= UNLIMITED, full, np.minimum(full, left / remaining))
+    accounts, remaining = ledger.accounts, _remaining_seconds(ledger)
+    used, full, allowance = accounts.used_bytes[: len(tariffs)], tariffs.full_bytes_per_second, verdicts.allowance_bytes
+    span = np.maximum((accounts.period_end_at - accounts.period_start_at)[: len(tariffs)], remaining)
+    terms = _terms(full, allowance, verdicts.threshold_bytes, span)
+    spread = _spread(terms, np.maximum(terms.allowance - used, 0.0), remaining)
+    rate = np.where(allowance >= UNLIMITED, full, np.minimum(full, spread))
     ceiling = _ceiling(rate, verdicts.floor_bytes_per_second, full)
     reason = _reason(used, allowance, verdicts.threshold_bytes, ceiling < full)
     ceiling, reason = _lowered_by_hand(tariffs, ceiling, reason)
@@ -155,19 +254,28 @@ def next_look_seconds(
     interval_seconds: float,
     shortest_interval_seconds: float,
     look_margin_seconds: float,
+    kept: Frame | None = None,
 ) -> float:
     """Return the seconds from the ledger's last look to the next planned one.
 
     That is the regular interval, or the first end of a period of an enrolled lane, or an early look that is at least
     `shortest_interval_seconds` away: `look_margin_seconds` before a lane that sent in the last turn can reach its
     threshold, or where the tail of a lane begins that is too slow for it. A lane without an allowance, off or released
-    asks for no early look; one capped by hand reaches its threshold no faster than its cap lets it.
+    asks for no early look; one capped by hand reaches its threshold no faster than its cap lets it. `kept` is a frame
+    of these tariffs, which spares reckoning the top-ups anew.
     """
     if len(tariffs) == 0:
         return interval_seconds
-    remaining = _remaining_seconds(ledger)
-    early = _early_look_seconds(ledger, tariffs, remaining, look_margin_seconds)
-    held_back = max(float(np.min(early)), shortest_interval_seconds)
+    accounts, remaining = ledger.accounts, _remaining_seconds(ledger)
+    used = accounts.used_bytes[: len(tariffs)]
+    allowance, threshold = (kept.allowance, kept.threshold) if kept is not None else topped_up(tariffs)
+    nears = threshold - used < (interval_seconds + look_margin_seconds) * tariffs.full_bytes_per_second
+    rows = np.flatnonzero(nears | (allowance - used < TAIL_BYTES_PER_SECOND * remaining))  # the others ask for no look
+    early = _early_look_seconds(
+        tariffs.take(rows), allowance[rows], threshold[rows], used[rows], remaining[rows],
+        sent=accounts.recent_bytes[rows] > 0, look_margin_seconds=look_margin_seconds,
+    )  # fmt: skip
+    held_back = max(float(np.min(early, initial=np.inf)), shortest_interval_seconds)
     return max(min(interval_seconds, float(np.min(remaining)), held_back), _SOON_SECONDS)
 
 
@@ -304,9 +412,8 @@ def _ceiling(rate: F8, floor: I8, full: I8) -> I8:
 def _reason(used: I8, allowance: I8, threshold: I8, lowered: B1) -> Reasons:
     """Say which rule spoke; a lane without an allowance is always within it."""
     below = (used < threshold) | (allowance >= UNLIMITED)
-    speaking = [below & lowered, below, used >= allowance]
-    spoken = [Reason.PACED, Reason.WITHIN, Reason.OVER_ALLOWANCE]
-    return np.select(speaking, spoken, Reason.OVER_THRESHOLD).astype(np.int8)
+    above = np.where(used >= allowance, Reason.OVER_ALLOWANCE, Reason.OVER_THRESHOLD)
+    return np.where(below, np.where(lowered, Reason.PACED, Reason.WITHIN), above).astype(np.int8)
 
 
 def _lowered_by_hand(tariffs: Tariffs, ceiling: I8, reason: Reasons) -> tuple[I8, Reasons]:
@@ -322,31 +429,37 @@ def _switched(
     reason: Reasons,
     held: I8,
     *,
-    frozen: bool | B1,
+    frozen: B1,
 ) -> tuple[I8, Reasons]:
     """Rules 8 and 9: frozen before off before released before the law."""
     full = tariffs.full_bytes_per_second
-    switches = [np.full(len(tariffs), frozen), tariffs.off, tariffs.released]
-    reasons = np.select(switches, [Reason.FROZEN, Reason.OFF, Reason.RELEASED], reason)
-    return np.select(switches, [held, full, full], ceiling), reasons.astype(np.int8)
+    reason = np.where(tariffs.off, Reason.OFF, np.where(tariffs.released, Reason.RELEASED, reason))
+    ceiling = np.where(tariffs.off | tariffs.released, full, ceiling)
+    return np.where(frozen, held, ceiling), np.where(frozen, Reason.FROZEN, reason).astype(np.int8)
 
 
 def _capped(ceiling: I8, reason: Reasons, tariffs: Tariffs) -> B1:
     """Say where the account is why a lane has less than its full rate; pacing and the hand are other causes."""
-    over: B1 = np.isin(reason, (Reason.OVER_THRESHOLD, Reason.OVER_ALLOWANCE))
+    over: B1 = (reason == Reason.OVER_THRESHOLD) | (reason == Reason.OVER_ALLOWANCE)
     return over & (ceiling < tariffs.full_bytes_per_second)
 
 
-def _early_look_seconds(ledger: Ledger, tariffs: Tariffs, remaining_seconds: F8, look_margin_seconds: float) -> F8:
-    """Return when each lane asks for an early look, infinity where it asks for none."""
-    accounts, lanes = ledger.accounts, slice(len(tariffs))
-    allowance, threshold = topped_up(tariffs)
-    used = accounts.used_bytes[lanes]
+def _early_look_seconds(
+    tariffs: Tariffs,
+    allowance: I8,
+    threshold: I8,
+    used: I8,
+    remaining_seconds: F8,
+    *,
+    sent: B1,
+    look_margin_seconds: float,
+) -> F8:
+    """Return when each lane asks for an early look, infinity where it asks for none; `sent` marks those that sent."""
     can_be_capped = (allowance < UNLIMITED) & ~tariffs.off & ~tariffs.released
 
     fastest = np.minimum(tariffs.full_bytes_per_second, np.maximum(tariffs.hand_cap_bytes_per_second, 1))
     to_threshold = (threshold - used) / fastest
-    nears = can_be_capped & (accounts.recent_bytes[lanes] > 0) & (used < threshold)
+    nears = can_be_capped & sent & (used < threshold)
 
     terms = _terms(tariffs.full_bytes_per_second, allowance, threshold, remaining_seconds)
     slow = (allowance - used) / remaining_seconds < terms.tail_rate

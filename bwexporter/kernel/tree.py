@@ -11,13 +11,13 @@ and what burst and quantum a rate needs. Does not know: what the kernel has, soc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from itertools import repeat
 from operator import is_, itemgetter
 
 import numpy as np
 
-from bwexporter.core.lanes import B1, I8, Classes, Lane, Tariffs, Traffic, Verdicts
+from bwexporter.core.lanes import B1, I8, UNLIMITED, Classes, Lane, Tariffs, Traffic, Verdicts
 from bwexporter.kernel.wire import INNER_QUANTUM_BYTES, LARGEST_BURST_NS, TICK_NS, TREE_HANDLE
 
 DEFAULT_ID = 0x6FFF
@@ -35,6 +35,19 @@ _SHORTEST_BURST_NS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class _Standing:
+    """What stands whatever the verdicts say: of the trunk all, of the lanes' classes a part."""
+
+    tariffs: Tariffs
+    trunk: Classes
+    handle: I8  # trunk, then lanes; as are the next three
+    parent: I8
+    quantum: I8
+    leaf: I8
+    highest: I8  # ceiling of each lane
+
+
+@dataclass(frozen=True, slots=True)
 class ManagedTree:
     """The tree of one device that bwexporter builds itself. Tariffs and verdicts are those of this device's lanes.
 
@@ -48,25 +61,29 @@ class ManagedTree:
     line_rate_bytes_per_second: int
     default_bytes_per_second: int  # highest ceiling of the unclassified traffic
     gso_max_bytes: int
+    _kept: list[_Standing] = field(default_factory=list, init=False, repr=False, compare=False)  # of the last tariffs
 
     def handles(self, tariffs: Tariffs) -> I8:
         """Return the class of each lane, in the order of the tariffs."""
-        return _handles(tariffs, _exempt(tariffs))
+        return self._standing(tariffs).handle[len(_TRUNK) :]
 
     def owns(self, handles: I8) -> B1:
         """Mark the classes that are of this tree: the trunk and whatever stands where lanes stand."""
         normal = (handles >= _NORMAL) & (handles <= _NORMAL + DEFAULT_ID)
         exempt = (handles >= _EXEMPT) & (handles <= _EXEMPT + DEFAULT_ID)
-        return normal | exempt | np.isin(handles, _TRUNK)
+        trunk = (handles == _TOP) | (handles == _NORMAL_TRUNK) | (handles == _EXEMPT_TRUNK)
+        ours: B1 = normal | exempt | trunk
+        return ours
 
     def wanted(self, tariffs: Tariffs, verdicts: Verdicts) -> Classes:
         """Return the trunk, then one class a lane in the order of the tariffs."""
-        trunk, lanes = self._trunk(), self._lanes(tariffs, verdicts)
+        kept = self._standing(tariffs)
+        lane_rate = np.maximum(verdicts.guarantee_bytes_per_second, 1)
+        lane_ceiling = np.minimum(verdicts.asked_ceiling_bytes_per_second, kept.highest)
+        rate = np.concatenate([kept.trunk.rate_bytes_per_second, lane_rate])
+        ceiling = np.concatenate([kept.trunk.ceiling_bytes_per_second, lane_ceiling])
         return Classes(
-            **{
-                field.name: np.concatenate([getattr(trunk, field.name), getattr(lanes, field.name)])
-                for field in fields(Classes)
-            },
+            kept.handle, kept.parent, rate, ceiling, kept.quantum, burst_ns(rate), burst_ns(ceiling), kept.leaf
         )
 
     def _trunk(self) -> Classes:
@@ -87,24 +104,24 @@ class ManagedTree:
             leaf=np.zeros(3, np.int64),
         )
 
-    def _lanes(self, tariffs: Tariffs, verdicts: Verdicts) -> Classes:
-        exempt = _exempt(tariffs)
-        rate = np.maximum(verdicts.guarantee_bytes_per_second, 1)
-        ceiling = np.where(
-            (tariffs.slice_id == DEFAULT_ID) & ~exempt,
-            np.minimum(verdicts.asked_ceiling_bytes_per_second, self.default_bytes_per_second),
-            verdicts.asked_ceiling_bytes_per_second,
-        )
-        return Classes(
-            handle=_handles(tariffs, exempt),
-            parent=np.where(exempt, _EXEMPT_TRUNK, _NORMAL_TRUNK).astype(np.int64),
-            rate_bytes_per_second=rate,
-            ceiling_bytes_per_second=ceiling,
-            quantum_bytes=self._quantum(tariffs.share),
-            burst_ns=burst_ns(rate),
-            ceiling_burst_ns=burst_ns(ceiling),
-            leaf=np.zeros(len(tariffs.lanes), np.int64),
-        )
+    def _standing(self, tariffs: Tariffs) -> _Standing:
+        """Return what depends on the tariffs alone; they are the same turn after turn, so the last answer is kept."""
+        if not self._kept or self._kept[0].tariffs is not tariffs:
+            trunk, exempt = self._trunk(), _exempt(tariffs)
+            is_default = (tariffs.slice_id == DEFAULT_ID) & ~exempt
+            handle = np.where(exempt, _EXEMPT, _NORMAL) + tariffs.slice_id
+            parent = np.where(exempt, _EXEMPT_TRUNK, _NORMAL_TRUNK)
+            standing = _Standing(
+                tariffs=tariffs,
+                trunk=trunk,
+                handle=np.concatenate([trunk.handle, handle]),
+                parent=np.concatenate([trunk.parent, parent]),
+                quantum=np.concatenate([trunk.quantum_bytes, self._quantum(tariffs.share)]),
+                leaf=np.zeros(len(trunk) + len(exempt), np.int64),
+                highest=np.where(is_default, self.default_bytes_per_second, UNLIMITED),
+            )
+            self._kept[:] = [standing]
+        return self._kept[0]
 
     def _quantum(self, share: I8) -> I8:
         largest = max(_LARGEST_QUANTUM_PACKETS, int(share.max(initial=1)))
@@ -121,9 +138,10 @@ def burst_ns(rate_bytes_per_second: I8) -> I8:
     >>> burst_ns(np.array([125_000, 125_000_000])).tolist()
     [12800000, 1000000]
     """
-    sent = -(-_BURST_BYTES * 1_000_000_000 // np.maximum(rate_bytes_per_second, 1))
-    ticks = -(-np.maximum(sent, _SHORTEST_BURST_NS) // TICK_NS)
-    held: I8 = np.minimum(ticks * TICK_NS, LARGEST_BURST_NS)
+    # A quotient of whole numbers below 2^53 is a whole number in floats exactly where it is one, so ceil is exact.
+    ticks = np.ceil(_BURST_BYTES * 1_000_000_000 / TICK_NS / np.maximum(rate_bytes_per_second, 1))
+    ticks = np.clip(ticks, _SHORTEST_BURST_NS // TICK_NS, LARGEST_BURST_NS // TICK_NS)
+    held: I8 = ticks.astype(np.int64) * TICK_NS
     return held
 
 
@@ -131,6 +149,3 @@ def _exempt(tariffs: Tariffs) -> B1:
     traffic = map(itemgetter(Lane._fields.index("traffic")), tariffs.lanes)
     return np.fromiter(map(is_, traffic, repeat(Traffic.EXEMPT)), bool, len(tariffs.lanes))
 
-
-def _handles(tariffs: Tariffs, exempt: B1) -> I8:
-    return np.where(exempt, _EXEMPT, _NORMAL) + tariffs.slice_id

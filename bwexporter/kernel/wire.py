@@ -229,7 +229,7 @@ def _read(arena: Buffer, used_bytes: int, shapes: list[Shape]) -> I8:
     for shape in shapes or [_remember(shapes, words, 0)]:
         if len(words) % shape.words == 0:
             matrix = words.reshape(-1, shape.words)
-            if _fits(matrix, shape).all():
+            if (matrix.take(shape.header_at, axis=1) == shape.header).all():
                 return _block(matrix, shape)
     return _mixed(arena, words, shapes)
 

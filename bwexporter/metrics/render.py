@@ -65,8 +65,9 @@ class Renderer:
         before, self._kept = self._kept, {}
         for device in report.devices:
             kept = before.get(device.device)
-            if kept is None or kept.lanes != device.tariffs.lanes:
-                kept = _keep(device.tariffs.lanes)
+            lanes = device.tariffs.lanes
+            if kept is None or (kept.lanes is not lanes and kept.lanes != lanes):
+                kept = _keep(lanes)
             self._kept[device.device] = kept
 
     def _lanes_text(self, family: LaneFamily, report: Report) -> Iterable[bytes]:
