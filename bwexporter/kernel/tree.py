@@ -148,4 +148,3 @@ def burst_ns(rate_bytes_per_second: I8) -> I8:
 def _exempt(tariffs: Tariffs) -> B1:
     traffic = map(itemgetter(Lane._fields.index("traffic")), tariffs.lanes)
     return np.fromiter(map(is_, traffic, repeat(Traffic.EXEMPT)), bool, len(tariffs.lanes))
-

@@ -1,0 +1,232 @@
+"""Classifier: the nftables rules that send each packet to its lane.
+
+Turns wanted rules into the kernel's, and the kernel's into rules. Knows: what of the wanted can be written now (devices
+and control groups that are there), when the kernel's need not be read again, what has drifted. Does not know: what a
+rule says, whose traffic it is.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from bwexporter.errors import KernelUnreadable
+from bwexporter.kernel.nft import FAMILIES, TABLE, Nft, NftRefused, intervals
+from bwexporter.kernel.rules import (
+    ADDRESSES,
+    CGROUPS,
+    INTERVALS,
+    STALE,
+    Edit,
+    Elements,
+    Frame,
+    Key,
+    Rules,
+    diff,
+    differences,
+    frame,
+    script,
+    seal,
+)
+
+_CGROUP_PLACE = Path("/sys/fs/cgroup")  # nft looks nowhere else
+_MOUNTS = Path("/proc/thread-self/mountinfo")
+_READS = 3
+_NOT_OURS_TO_READ = frozenset({"flows"})  # the kernel fills it
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an apply has done. `drift` counts what differed from what was last applied, though nobody asked for it."""
+
+    edits: tuple[Edit, ...]  # written
+    drift: int
+    problems: tuple[str, ...]  # what could not be written, or does not hold; each says why
+
+
+class _Here(NamedTuple):
+    """What of the wanted rules can be written now."""
+
+    rules: Rules
+    inodes: Mapping[str, int]  # of control groups, by path
+    cgroup_root: str
+    ifindexes: tuple[int, ...]
+    problems: tuple[str, ...]
+
+
+class _Seen(NamedTuple):
+    """What the kernel had at a generation; control groups stand by their inode."""
+
+    generation: int
+    frame: Frame
+    elements: Mapping[str, Elements]
+
+
+class Classifier:
+    """The tables `netdev bwexporter` and `inet bwexporter` of the network namespace that the calling thread is in.
+
+    Methods may be called from any thread, one at a time. They raise DeviceRefused where nft is missing or refuses, and
+    KernelUnreadable where the kernel does not answer; nothing is then half done.
+    """
+
+    def __init__(self, nft: Nft | None = None) -> None:
+        self._nft = nft or Nft()
+        self._lock = threading.Lock()
+        self._applied: _Here | None = None
+        self._generation = 0  # when that was read back
+        self._printed: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}  # chains as this nft prints ours
+
+    def read(self, wanted: Rules | None = None) -> Rules | None:
+        """Return what the kernel has, None where it has no table of ours.
+
+        Control groups are named by the paths that the wanted rules have; others stand as `#` and their inode.
+        """
+        with self._lock:
+            inodes = _inodes(wanted, _cgroup_root()) if wanted else {}
+            return self._rules(self._look(), inodes)
+
+    def apply(self, wanted: Rules) -> Outcome:
+        """Make the kernel's rules the wanted ones, in one transaction, and read back what was written.
+
+        A device or a control group that is not there costs its own rules alone, until an apply finds it.
+        """
+        with self._lock:
+            here = _here(wanted)
+            if here == self._applied and self._nft.generation() == self._generation:
+                return Outcome((), 0, here.problems)
+            try:
+                return self._apply(here)
+            except NftRefused:
+                # A control group may have gone since it was looked for, and one that is not there fails the whole.
+                again = _here(wanted)
+                if again == here:
+                    raise
+                return self._apply(again)
+
+    def remove(self) -> None:
+        """Delete both tables; what is not there is removed already."""
+        with self._lock:
+            self._applied = None
+            self._nft.run("".join(f"table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in FAMILIES))
+
+    def _apply(self, here: _Here) -> Outcome:
+        seen = self._look()
+        before = self._applied
+        drift = len(differences(before.rules, self._rules(seen, before.inodes))) if before else 0
+        actual = self._rules(seen, here.inodes)
+        edits = diff(here.rules, actual)
+        problems = here.problems
+        if edits:
+            self._nft.run(script(edits, here.rules, actual, cgroup_root=here.cgroup_root))
+            seen = self._look()
+            self._learn(here.rules.frame, seen.frame)
+            problems += tuple(f"does not hold: {edit}" for edit in diff(here.rules, self._rules(seen, here.inodes)))
+        self._applied, self._generation = here, seen.generation
+        return Outcome(edits, drift, problems)
+
+    def _look(self) -> _Seen:
+        """Read everything; again where others changed tables meanwhile, as several questions make one look."""
+        for _ in range(_READS):
+            generation = self._nft.generation()
+            found: dict[str, tuple[str, ...]] = {}
+            for family in FAMILIES:
+                found |= self._nft.frame(family)
+            elements = {}
+            for family, kind, name in (place.split(" ") for place in found if place.count(" ") == 2):
+                if kind != "chain" and name not in _NOT_OURS_TO_READ:
+                    elements[name] = self._elements(family, name)
+            if self._nft.generation() == generation:
+                break
+        return _Seen(generation, found, elements)
+
+    def _elements(self, family: str, name: str) -> Elements:
+        found = self._nft.elements(family, name)
+        if name in INTERVALS:
+            return dict(intervals(found))
+        order: Literal["little", "big"] = "big" if name in ADDRESSES else sys.byteorder
+        return {int.from_bytes(key, order): value for key, value, _ in found}
+
+    def _rules(self, seen: _Seen, inodes: Mapping[str, int]) -> Rules | None:
+        if not seen.frame:
+            return None
+        paths = {inode: path for path, inode in inodes.items()}
+        maps = dict(seen.elements)
+        for name in [name for name in maps if name.startswith(CGROUPS)]:
+            maps[name] = {
+                paths.get(inode, f"{STALE}{inode}") if isinstance(inode, int) else inode: seal(value)
+                for inode, value in maps[name].items()
+            }
+        return Rules(maps, {name: self._printed.get((name, lines), lines) for name, lines in seen.frame.items()})
+
+    def _learn(self, written: Frame, seen: Frame) -> None:
+        """Remember how this version of nft prints what has just been written, where it has words of its own."""
+        for name, lines in written.items():
+            printed = seen.get(name, lines)
+            if printed != lines:
+                self._printed[name, printed] = lines
+
+
+def _here(wanted: Rules) -> _Here:
+    devices, problems = {}, []
+    for device in wanted.devices:
+        try:
+            devices[device] = socket.if_nametoindex(device)
+        except OSError:
+            problems.append(f"device {device} is not there; nothing is classified on it")
+    for device in [device for device in devices if '"' in device]:
+        del devices[device]
+        problems.append(f"device {device} has a name that nft cannot write; nothing is classified on it")
+    if wanted.devices and not devices:
+        raise KernelUnreadable(f"device {' or '.join(wanted.devices)} is not there")
+    root = _cgroup_root()
+    inodes = _inodes(wanted, root)
+    maps = dict(wanted.maps)
+    for name in [name for name in maps if name.startswith(CGROUPS)]:
+        missing = {path for path in maps[name] if path not in inodes}
+        problems += [_missing_group(wanted, name, path, root) for path in maps[name] if path in missing]
+        if missing:
+            maps[name] = {path: handle for path, handle in maps[name].items() if path not in missing}
+    rules = wanted
+    if problems:
+        rules = replace(wanted, maps=maps, devices=tuple(devices), frame=frame(tuple(devices), maps))
+    return _Here(rules, inodes, root or "", tuple(devices.values()), tuple(problems))
+
+
+def _missing_group(wanted: Rules, name: str, path: Key, root: str | None) -> str:
+    holder = wanted.names.get(wanted.maps[name][path], "a slice")
+    if root is None:
+        return f"{holder}: no cgroup v2 hierarchy is mounted at or below {_CGROUP_PLACE}"
+    return f"{holder}: the control group {_CGROUP_PLACE / root / str(path)} is not there"
+
+
+def _cgroup_root() -> str | None:
+    """Return what stands before a group's path below /sys/fs/cgroup, as `unified/`; None where there is no v2."""
+    try:
+        lines = _MOUNTS.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        mount, _, kind = line.partition(" - ")
+        place = Path(mount.split(" ")[4])
+        if kind.startswith("cgroup2 ") and place.is_relative_to(_CGROUP_PLACE):
+            below = place.relative_to(_CGROUP_PLACE)
+            return f"{below}/" if below.parts else ""
+    return None
+
+
+def _inodes(wanted: Rules, root: str | None) -> dict[str, int]:
+    """Return the inodes of the control groups that are there, by path."""
+    found: dict[str, int] = {}
+    for name, elements in wanted.maps.items():
+        if name.startswith(CGROUPS) and root is not None:
+            for path in elements:
+                try:
+                    found[str(path)] = (_CGROUP_PLACE / root / str(path)).stat().st_ino
+                except OSError:
+                    continue
+    return found
