@@ -58,7 +58,7 @@ lint: $(VENV)/dev.stamp
 	@$(BIN)/lint-imports --no-cache
 
 test: lint
-	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 promtool:prometheus)
+	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 promtool:prometheus nft:nftables)
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/dev.stamp
@@ -66,7 +66,7 @@ bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 soak: $(VENV)/dev.stamp
-	$(call need,unshare:util-linux tc:iproute2 ip:iproute2)
+	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 nft:nftables)
 	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 clean:

@@ -29,6 +29,7 @@ from bwexporter.core.lanes import Instant
 from bwexporter.core.report import Event, EventKind, Report
 from bwexporter.errors import ConfigError
 from bwexporter.roster import Roll
+from bwexporter.sorting import Sorting
 from bwexporter.turn import Turns
 
 log = logging.getLogger("bwexporter")
@@ -65,11 +66,15 @@ def read_clocks() -> Instant:
 class Daemon:
     """Takes turns until it is told to stop. `call_roll` reads the configuration and the sources anew."""
 
-    def __init__(self, turns: Turns, publisher: Publisher, call_roll: Callable[[], Roll], roll: Roll) -> None:
+    def __init__(
+        self, turns: Turns, publisher: Publisher, call_roll: Callable[[], Roll], roll: Roll, sorting: Sorting
+    ) -> None:
         self._turns = turns
         self._publisher = publisher
         self._call_roll = call_roll
         self._roll = roll
+        self._sorting = sorting
+        self._sorting_problems: tuple[str, ...] = ()
         self._reload_wanted = threading.Event()
         self._stopping = threading.Event()
         self._last_full: Report | None = None
@@ -161,6 +166,7 @@ class Daemon:
             log.warning("%s", problem)
         for desk in roll.desks(self._turns.desks):
             self._turns.enlist(desk)
+        self._sorting.enlist(roll.claims, list(roll.tariffs), roll.config.exempt_prefixes)
         log.info("roster slices=%d problems=%d", len(roll.info), len(roll.problems))
 
     def _tell(self, report: Report) -> None:
@@ -171,6 +177,12 @@ class Daemon:
         troubles = [device.trouble for device in report.devices if device.trouble]
         for trouble in troubles:
             log.error("%s; accounts and ceilings stay as they are", trouble)
+        if report.sorting_problems != self._sorting_problems:
+            for text in set(report.sorting_problems) - set(self._sorting_problems):
+                log.warning("packets are not sorted as wanted: %s", text)
+            self._sorting_problems = report.sorting_problems
+        if report.sorting_drift:
+            log.warning("%d rules of the classifier had been changed and were put right", report.sorting_drift)
         if report.save_trouble:
             log.error("%s: %s", "saved, but" if report.saved else "the turn was not saved", report.save_trouble)
         if not troubles:

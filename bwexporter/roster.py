@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bwexporter.config import Config, load_config
-from bwexporter.core.lanes import DeviceFacts, Tariffs
+from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, DeviceFacts, Tariffs
 from bwexporter.core.periods import PeriodRule
 from bwexporter.core.report import SliceInfo, SourceStatus
 from bwexporter.errors import ConfigError, Problem
+from bwexporter.kernel.claims import Claim, claim
 from bwexporter.kernel.tree import ManagedTree
 from bwexporter.slices.file import FileSource, Identity, SourceResult, combine, identities
 from bwexporter.slices.ids import allot_ids
-from bwexporter.slices.records import SliceRecord
+from bwexporter.slices.records import RESERVED_NAMES, Match, SliceRecord
 from bwexporter.slices.tariffs import assemble, slice_warnings
 from bwexporter.turn import Desk, Pace
 
@@ -31,6 +32,7 @@ class Roll:
     pace: Pace
     trees: Mapping[str, ManagedTree]
     tariffs: Mapping[str, tuple[Tariffs, tuple[PeriodRule, ...]]]
+    claims: tuple[Claim, ...]
     ids: Mapping[str, int]
     sources: tuple[SourceStatus, ...]
     info: Mapping[str, SliceInfo]
@@ -53,11 +55,13 @@ class Roster:
         remembered: Callable[[], Mapping[str, int]],
         wall_clock: Callable[[], float],
         *,
+        user_ids: Callable[[], Mapping[str, int]] = dict,
         enforce: bool = True,
         read_since: Mapping[Path, Identity] | None = None,
     ) -> None:
         self.read_since = dict(read_since or {})  # what the files were when they were read
         self._running = config
+        self._user_ids = user_ids
         self._facts = facts
         self._remembered = remembered
         self._wall_clock = wall_clock
@@ -102,6 +106,7 @@ class Roster:
             pace=self._pace(config),
             trees=trees,
             tariffs=tariffs,
+            claims=_claims(records, ids, self._user_ids()),
             ids=ids,
             sources=tuple(self._status(result) for result in results),
             info=_info(records, ids),
@@ -167,6 +172,20 @@ def _what_can_change(running: Config, new: Config) -> tuple[Config, list[Problem
 
 def _names(config: Config) -> list[str]:
     return [device.name for device in config.devices]
+
+
+def _claims(records: Sequence[SliceRecord], ids: Mapping[str, int], user_ids: Mapping[str, int]) -> tuple[Claim, ...]:
+    """Return what each slice with lanes claims.
+
+    The node's own traffic, that of root, is claimed last, so that a slice may have it. The claim of `_default` says
+    where unclassified exempt traffic goes.
+    """
+    slices = [record for record in records if record.name in ids and record.name not in RESERVED_NAMES]
+    return (
+        *(claim(record.name, ids[record.name], record.match, user_ids) for record in slices),
+        replace(claim(ROOT_SLICE, ids[ROOT_SLICE], Match(), user_ids), uids=((0, 0),)),
+        claim(DEFAULT_SLICE, ids[DEFAULT_SLICE], Match(), user_ids),
+    )
 
 
 def _info(records: Sequence[SliceRecord], ids: Mapping[str, int]) -> dict[str, SliceInfo]:

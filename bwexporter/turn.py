@@ -89,6 +89,29 @@ class Store(Protocol):
         """Keep a turn; never holds the caller up for more than about a second."""
 
 
+class Sorted(Protocol):
+    """What became of sorting packets."""
+
+    @property
+    def drift(self) -> int:
+        """Say how many rules differed though nobody asked for it."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Say what does not hold."""
+
+
+class Sorter(Protocol):
+    """What sends packets to their lanes."""
+
+    @property
+    def needed(self) -> bool:
+        """Say whether there is anything to sort, or rules to take back."""
+
+    def apply(self, existing: frozenset[int]) -> Sorted:
+        """Make the rules name the lanes whose classes exist; troubles are problems of its answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """When looks are due, and whether they act."""
@@ -138,13 +161,21 @@ class _Work:
 class Turns:
     """Takes turns over the desks of a node. Not thread-safe: one thread takes turns and changes the roster."""
 
-    def __init__(self, node: str, store: Store, pace: Pace, stopwatch: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        node: str,
+        store: Store,
+        pace: Pace,
+        stopwatch: Callable[[], float],
+        sorter: Sorter | None = None,
+    ) -> None:
         self.node = node
         self.pace = pace
         self.desks: dict[str, Desk] = {}
         self.stage = ""
         self._store = store
         self._stopwatch = stopwatch
+        self._sorter = sorter
         self._events: list[Event] = []  # of this turn
         self._unsaved: list[Event] = []
         self._regular_at_boot_seconds = 0.0
@@ -175,7 +206,9 @@ class Turns:
         with self._timed("save"):
             saving = self._save(now)
         with self._timed("act"):
+            sorting = self._sort(works, before=True)
             works = [self._act(work) for work in works]
+            sorting += self._sort(works, before=False)
         with self._timed("tell"):
             devices = tuple(self._tell(work, now) for work in works)
         return Report(
@@ -194,6 +227,8 @@ class Turns:
             saved=saving.saved,
             save_trouble=saving.trouble,
             state_saved_wall_seconds=self._saved_wall_seconds,
+            sorting_drift=sum(one.drift for one in sorting),
+            sorting_problems=tuple(dict.fromkeys(text for one in sorting for text in one.problems)),
             info=info or {},
         )
 
@@ -329,6 +364,19 @@ class Turns:
         self.desks[desk.device] = desk
         return replace(work, desk=desk, outcomes=outcomes)
 
+    def _sort(self, works: Sequence[_Work], *, before: bool) -> list[Sorted]:
+        """Let the rules name classes that exist: those to be removed are forgotten before, new ones named after."""
+        seen = [work for work in works if work.snapshot is not None and work.changes is not None]
+        if self._sorter is None or not self._sorter.needed or len(seen) < len(self.desks):
+            return []
+        if self.pace.frozen or not self.pace.enforcing:
+            return []
+        building = any(work.changes.build_tree for work in seen if work.changes is not None)
+        if building if before else not any(_made(work) for work in seen):
+            return []
+        existing = frozenset().union(*(_classes_there(work) for work in seen))
+        return [self._sorter.apply(existing)]
+
     def _tell(self, work: _Work, now: Instant) -> DeviceReport:
         """Make the device's report; of a device that could not be read, the last one with its trouble."""
         desk = work.desk
@@ -396,6 +444,22 @@ def _lost(desk: Desk) -> B1:
         return np.zeros(enrolled, bool)
     began = accounts.period_start_at[:enrolled] + desk.ledger.wall_offset_seconds
     return began <= desk.lost_at_wall_seconds + RESTART_SECONDS
+
+
+def _made(work: _Work) -> frozenset[int]:
+    """Return the classes that the act has made."""
+    if work.outcomes is None or work.changes is None:
+        return frozenset()
+    made = (work.changes.act == Act.CREATE) & (work.outcomes.errno == 0)
+    return frozenset(work.changes.classes.handle[made].tolist())
+
+
+def _classes_there(work: _Work) -> frozenset[int]:
+    """Return the classes that the rules may name: there at the look and not to be removed, or made since."""
+    if work.snapshot is None or work.changes is None:
+        return frozenset()
+    going = work.changes.classes.handle[work.changes.act == Act.REMOVE]
+    return frozenset(work.snapshot.classes.handle.tolist()) - frozenset(going.tolist()) | _made(work)
 
 
 def _plan(work: _Work) -> _Work:

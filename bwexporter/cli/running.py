@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 import signal
 import socket
 import sys
@@ -25,11 +26,13 @@ from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.lanes import DeviceFacts, Instant, Ledger, Snapshot
 from bwexporter.daemon import Daemon, read_clocks
 from bwexporter.errors import DeviceRefused, KernelUnreadable
+from bwexporter.kernel.classifier import Classifier
 from bwexporter.kernel.htb import Device
 from bwexporter.lock import hold_device
 from bwexporter.metrics import Exposition
 from bwexporter.roster import Roll, Roster
 from bwexporter.slices.file import Identity, identities, watch
+from bwexporter.sorting import Sorting
 from bwexporter.state import State, open_state
 from bwexporter.turn import Desk, Turns
 from bwexporter.web import api
@@ -91,13 +94,20 @@ class _Node:
         self._state = state
         facts = {name: device.door.facts() for name, device in opened.items()}
         self._roster = Roster(
-            config, facts, self._remembered, time.time, enforce=not wanted.shadow, read_since=read_since
+            config,
+            facts,
+            self._remembered,
+            time.time,
+            user_ids=_user_ids,
+            enforce=not wanted.shadow,
+            read_since=read_since,
         )
         self._exposition = Exposition(list(opened))
-        self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter)
+        sorting = Sorting(Classifier())
+        self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter, sorting)
         self._file_watch = _FileWatch(self._roster)
         roll = self._call_roll(anew=False)
-        self._daemon = Daemon(self._turns, self._exposition, self._call_roll, roll)
+        self._daemon = Daemon(self._turns, self._exposition, self._call_roll, roll, sorting)
         ledgers, now = state.load(), read_clocks()
         self._turns.desks = {
             name: _first_desk(device, roll, _ledger(ledgers, facts[name], now), state)
@@ -172,6 +182,11 @@ def _waking_up() -> Iterator[socket.socket]:
             yield woken
         finally:
             signal.set_wakeup_fd(-1)
+
+
+def _user_ids() -> dict[str, int]:
+    """Return the users of this node."""
+    return {user.pw_name: user.pw_uid for user in pwd.getpwall()}
 
 
 def _listening(config: Config, wanted: Wanted) -> list[socket.socket]:

@@ -106,6 +106,8 @@ class Report:
     saved: bool = True
     save_trouble: str = ""  # may be said of a turn that was saved too: a copy that failed, a file restored
     state_saved_wall_seconds: float = 0.0
+    sorting_drift: int = 0  # rules of the classifier that differed though nobody asked for it
+    sorting_problems: tuple[str, ...] = ()
     config_reload_successful: bool = True
     config_reloaded_wall_seconds: float = 0.0
     info: Mapping[str, SliceInfo] = field(default_factory=dict)

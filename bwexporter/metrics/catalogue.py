@@ -435,7 +435,7 @@ DRIFT_REPAIRS = Family(
     Kind.COUNTER,
     "",
     ("device",),
-    "Classes put right that somebody else had changed.",
+    "Classes, and rules of the classifier, put right that somebody else had changed.",
 )
 ORPHANS_REMOVED = Family(
     "bwexporter_orphans_removed_total",

@@ -71,6 +71,8 @@ class Instruments(Collector):
         self._state_failures.inc(bool(report.save_trouble) or not report.saved)
         for device in report.devices:
             self._observe_device(device)
+        if report.devices:  # the rules are those of all devices
+            self._drift_repairs.labels(report.devices[0].device).inc(report.sorting_drift)
 
     def _observe_device(self, report: DeviceReport) -> None:
         self._begin(report.device)
