@@ -238,10 +238,12 @@ class Endurance:
         text = scrape()
         plain = {name: float(value) for name, value in _PLAIN.findall(text)}
         self.turns = int(plain.get("turns_total", 0))
-        for name in ("turn_failures_total", "state_failures_total"):
+        # A look that falls into the moment between a link's end and its return is a turn that cannot look.
+        forgiven = {"turn_failures_total": self.acts["link_replaced"], "state_failures_total": 0}
+        for name, most in forgiven.items():
             total = sum(float(value) for found, value in _PLAIN.findall(text) if found == name)
-            if total:
-                self.found.append(f"{name} is {total:.0f}")
+            if total > most:
+                self.found.append(f"{name} is {total:.0f}, and {most} can be explained")
         self.samples.append((self._seconds(), *self._held()))
         self._daemon.send_signal(signal.SIGTERM)
         code = self._daemon.wait(timeout=30)
