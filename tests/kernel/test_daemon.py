@@ -606,7 +606,7 @@ class TestGreedy:
             full_again = node.full_again_seconds
             print(f"every {node.interval_seconds} s: {used} bytes, full rate {full_again} s after the end")  # noqa: T201
             assert 0.97 * node.ALLOWANCE <= used <= 1.01 * node.ALLOWANCE + burst_bytes
-            assert 0 <= at - node.end <= min(1.0, node.interval_seconds) + 1.0
+            assert -0.01 <= at - node.end <= min(1.0, node.interval_seconds) + 1.0  # two clocks tell of the end
             assert full_again is not None
             assert full_again <= min(1.0, node.interval_seconds) + 1.0
             assert node.rate(node.end + full_again + 0.5, node.end + 4) == pytest.approx(node.FULL_RATE, rel=0.1)
