@@ -152,5 +152,20 @@ def make_version_1(path: Path) -> None:
     )
 
 
+def say_why_it_is_refused(path: Path) -> None:
+    """Try to open a file that may not be used."""
+    try:
+        open_state(path, now_wall_seconds=NOON)
+    except StateRefused as refused:
+        print(refused)  # noqa: T201 - the answer
+
+
+CASES = {
+    "save": save_for_ever,
+    "full": survive_a_full_disk,
+    "version-1": make_version_1,
+    "refused": say_why_it_is_refused,
+}
+
 if __name__ == "__main__":
-    {"save": save_for_ever, "full": survive_a_full_disk, "version-1": make_version_1}[sys.argv[1]](Path(sys.argv[2]))
+    CASES[sys.argv[1]](Path(sys.argv[2]))

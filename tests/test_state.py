@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from bwexporter.core.lanes import Lane, Traffic
 from bwexporter.core.report import Event, EventKind
 from bwexporter.errors import StateRefused
 from bwexporter.state import SaveOutcome, State, open_state, schema
+from tests.kernel.daemon_rig import NOBODY, readable_by_nobody
 from tests.state_cases import NOON, event, ledger, same
 
 DAY = 86400
@@ -297,11 +299,20 @@ def test_a_folder_in_place_of_the_file_is_refused(path: Path) -> None:
 
 
 def test_a_file_without_rights_is_refused_to_an_ordinary_user(version_1: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("the rights of files do not bind root")
     version_1.chmod(0o400)
-    with pytest.raises(StateRefused, match="cannot be read and written"):
-        open_state(version_1, now_wall_seconds=NOON)
+    if os.geteuid() != 0:
+        with pytest.raises(StateRefused, match="cannot be read and written"):
+            open_state(version_1, now_wall_seconds=NOON)
+        return
+    with readable_by_nobody() as readable:
+        copied = readable.scratch / version_1.name
+        shutil.copy(version_1, copied)
+        copied.chmod(0o444)
+        program = [*readable.enter, *NOBODY, readable.python, "-m", "tests.state_cases", "refused", str(copied)]
+        said = subprocess.run(
+            program, cwd=ROOT, capture_output=True, text=True, check=False, env=readable.environment, timeout=60
+        )
+    assert "cannot be read and written" in said.stdout
 
 
 def test_steps_that_are_not_kept_are_refused(state: State) -> None:
