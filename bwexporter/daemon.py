@@ -79,6 +79,7 @@ class Daemon:
         self._stopping = threading.Event()
         self._last_full: Report | None = None
         self._last_good_monotonic: float | None = None
+        self._last_begun_monotonic = time.monotonic()
         self._reload_successful = True
         self._reloaded_wall_seconds = time.time()
         executors = {"default": ThreadPoolExecutor(1)}
@@ -130,13 +131,21 @@ class Daemon:
         if self._last_good_monotonic is None:
             return False, "No turn has ended yet."
         age = time.monotonic() - self._last_good_monotonic
-        if age > 3 * self._turns.pace.interval_seconds + 2.0:
+        if age > self._patience_seconds():
             return False, f"The last good turn was {age:.0f} s ago."
         return True, f"Turns run; the last one ended {age:.1f} s ago."
+
+    def alive(self) -> bool:
+        """Say whether turns are begun, whatever comes of them; any thread may ask."""
+        return time.monotonic() - self._last_begun_monotonic <= self._patience_seconds()
+
+    def _patience_seconds(self) -> float:
+        return 3 * self._turns.pace.interval_seconds + 2.0
 
     def take_turn(self) -> None:
         """Take the turn that is due, and set the time of the next one."""
         now = read_clocks()
+        self._last_begun_monotonic = time.monotonic()
         early = self._turns.is_early(now)
         if self._reload_wanted.is_set():
             self._reload_wanted.clear()

@@ -15,11 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from bwexporter.cli.supervised import Supervisor
 from bwexporter.cli.table import console, lanes_table
 from bwexporter.config import Config, Listen, OnStop, load_config
 from bwexporter.core.enrolment import open_ledger
@@ -40,6 +41,8 @@ from bwexporter.web.app import build_app
 from bwexporter.web.server import Server, bind
 
 log = logging.getLogger("bwexporter")
+
+FIRST_TURN_SECONDS = 0.1  # how often it is asked whether the first turn has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +135,28 @@ class _Node:
         for listening in sockets:
             host, port, *_ = listening.getsockname()
             log.info("listening on %s port %s", host, port)
+        supervisor = Supervisor()
         with self._file_watch.running(self._daemon.reload), _waking_up() as woken:
-            while not ended.is_set():
-                woken.recv(1)
+            self._watch_over(woken, ended, supervisor)
+        supervisor.stopping()
         log.info("stopping")
         saved = self._daemon.stop(hold=self._on_stop is OnStop.HOLD)
         server.stop()
         return 0 if saved else 1
+
+    def _watch_over(self, woken: socket.socket, ended: threading.Event, supervisor: Supervisor) -> None:
+        """Wait for the end; tell the service manager meanwhile that the first turn has ended and that turns go on."""
+        told_ready = False
+        while not ended.is_set():
+            is_ready, sentence = self._daemon.ready()
+            if is_ready and not told_ready:
+                supervisor.ready(sentence)
+                told_ready = True
+            elif self._daemon.alive():
+                supervisor.alive(sentence)
+            woken.settimeout(supervisor.ping_seconds if told_ready else FIRST_TURN_SECONDS)
+            with suppress(TimeoutError):
+                woken.recv(1)
 
     def take_one_turn(self) -> int:
         """Take one turn, save it, and print what it found."""
