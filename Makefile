@@ -58,7 +58,8 @@ lint: $(VENV)/dev.stamp
 	@$(BIN)/lint-imports --no-cache
 
 test: lint
-	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 promtool:prometheus nft:nftables cc:gcc setpriv:util-linux)
+	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 promtool:prometheus nft:nftables cc:gcc setpriv:util-linux \
+	  systemd-analyze:systemd man:man-db)
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/dev.stamp

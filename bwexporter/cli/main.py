@@ -17,6 +17,8 @@ from rich.console import Console
 
 from bwexporter import __version__
 from bwexporter.cli import asking, checking, running, showing
+from bwexporter.cli.completing import completion
+from bwexporter.cli.manual import manual
 from bwexporter.errors import BwexporterError, ConfigError
 
 CONFIG = Path("/etc/bwexporter/bwexporter.yml")
@@ -159,6 +161,10 @@ def demo_part(part: str) -> None:
     from bwexporter.demo import node  # noqa: PLC0415 - only the demo's processes need it
 
     {"far-end": node.far_end, "senders": node.senders}[part]()
+
+
+cli.add_command(completion)
+cli.add_command(manual)
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:
