@@ -19,20 +19,9 @@ from bwexporter import __version__
 from bwexporter.cli import asking, checking, running, showing
 from bwexporter.cli.completing import completion
 from bwexporter.cli.manual import manual
+from bwexporter.cli.options import CONFIG, as_json_option, config_option
+from bwexporter.cli.tree import tree
 from bwexporter.errors import BwexporterError, ConfigError
-
-CONFIG = Path("/etc/bwexporter/bwexporter.yml")
-
-_config = click.option(
-    "--config",
-    "-c",
-    "config_path",
-    type=click.Path(path_type=Path),
-    default=CONFIG,
-    show_default=True,
-    help="The configuration file.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -59,7 +48,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_config
+@config_option
 @click.option("--once", is_flag=True, help="Take one turn, print what it found, and end.")
 @click.option("--shadow", is_flag=True, help="Judge and publish, but change nothing in the kernel.")
 @click.option("--take-over", is_flag=True, help="Replace a root queue that is not bwexporter's.")
@@ -87,7 +76,7 @@ def run(
 
 @cli.command(short_help="Say everything that is wrong with the files.")
 @click.argument("config_path", metavar="[FILE]", type=click.Path(path_type=Path), default=CONFIG)
-@_json
+@as_json_option
 def check(config_path: Path, *, as_json: bool) -> None:
     """Check a configuration and its slices: every problem at once, with file, line and key.
 
@@ -98,8 +87,8 @@ def check(config_path: Path, *, as_json: bool) -> None:
 
 
 @cli.command(short_help="Show what each slice may send.")
-@_config
-@_json
+@config_option
+@as_json_option
 def slices(config_path: Path, *, as_json: bool) -> None:
     """Show the slices as they are read: what each may send on which device, defaults filled in."""
     showing.slices(config_path, as_json=as_json)
@@ -107,9 +96,9 @@ def slices(config_path: Path, *, as_json: bool) -> None:
 
 @cli.command(short_help="Show what a running bwexporter says.")
 @click.argument("slice_name", metavar="[SLICE]", required=False)
-@_config
+@config_option
 @click.option("--url", help="Ask this bwexporter, as http://node1:10099, instead of the one of the configuration.")
-@_json
+@as_json_option
 def status(slice_name: str | None, config_path: Path, *, url: str | None, as_json: bool) -> None:
     """Show what a running bwexporter says: use, ceilings, verdicts.
 
@@ -165,6 +154,7 @@ def demo_part(part: str) -> None:
 
 cli.add_command(completion)
 cli.add_command(manual)
+cli.add_command(tree)
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ class _Node:
         config: Config,
         wanted: Wanted,
         state: State,
-        opened: Mapping[str, _Opened],
+        opened: Mapping[str, Opened],
         read_since: Mapping[Path, Identity],
     ) -> None:
         self._on_stop = config.on_stop
@@ -101,7 +101,7 @@ class _Node:
             facts,
             self._remembered,
             time.time,
-            user_ids=_user_ids,
+            user_ids=user_ids,
             enforce=not wanted.shadow,
             read_since=read_since,
         )
@@ -113,7 +113,7 @@ class _Node:
         self._daemon = Daemon(self._turns, self._exposition, self._call_roll, roll, sorting)
         ledgers, now = state.load(), read_clocks()
         self._turns.desks = {
-            name: _first_desk(device, roll, _ledger(ledgers, facts[name], now), state)
+            name: first_desk(device, roll, ledger_of(ledgers, facts[name], now), state.lost_at_wall_seconds)
             for name, device in opened.items()
         }
         self._daemon.enlist(roll)
@@ -181,8 +181,13 @@ class _Node:
         """Return the ids of slices by name, without those of removed slices whose accounts have ended."""
         desks = [desk.ledger for desk in self._turns.desks.values()]
         ledgers = desks or self._state.load().values()
-        alive = {lane.slice_name for ledger in ledgers for lane in ledger.lanes}
-        return {name: number for name, number in self._state.ids().items() if name in alive}
+        return alive_ids(self._state.ids(), ledgers)
+
+
+def alive_ids(ids: Mapping[str, int], ledgers: Iterable[Ledger]) -> dict[str, int]:
+    """Return the ids of slices that have an account."""
+    alive = {lane.slice_name for ledger in ledgers for lane in ledger.lanes}
+    return {name: number for name, number in ids.items() if name in alive}
 
 
 @contextmanager
@@ -202,7 +207,7 @@ def _waking_up() -> Iterator[socket.socket]:
             signal.set_wakeup_fd(-1)
 
 
-def _user_ids() -> dict[str, int]:
+def user_ids() -> dict[str, int]:
     """Return the users of this node."""
     return {user.pw_name: user.pw_uid for user in pwd.getpwall()}
 
@@ -218,28 +223,32 @@ def _text_of(listen: Listen) -> str:
     return f"{host}:{listen.port}"
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
+    """A device that has been looked at."""
+
     door: Device
     look: Snapshot  # the door's first, which no turn has counted: it alone knows that nobody had watched before it
 
 
-def _open_door(name: str, wanted: Wanted, open_things: ExitStack) -> _Opened:
+def _open_door(name: str, wanted: Wanted, open_things: ExitStack) -> Opened:
     """Open a device that can be used: it is there, it is ours alone, its root queue is ours or nobody's."""
     door = Device(name, take_over=wanted.take_over, hold=hold_device)
     open_things.callback(door.close)
     try:
         if not wanted.shadow:
             door.check_permission()
-        return _Opened(door, door.look())
+        return Opened(door, door.look())
     except KernelUnreadable as error:
         raise DeviceRefused(f"{error}; devices are named in the configuration (`ip link` lists them)") from error
 
 
-def _ledger(ledgers: Mapping[str, Ledger], facts: DeviceFacts, now: Instant) -> Ledger:
+def ledger_of(ledgers: Mapping[str, Ledger], facts: DeviceFacts, now: Instant) -> Ledger:
+    """Return the accounts of a device as they were saved, or new ones."""
     return ledgers.get(facts.device) or open_ledger(facts.device, facts.ifindex, now)
 
 
-def _first_desk(opened: _Opened, roll: Roll, ledger: Ledger, state: State) -> Desk:
+def first_desk(opened: Opened, roll: Roll, ledger: Ledger, lost_at_wall_seconds: float | None) -> Desk:
+    """Return the desk that a device begins with."""
     device = opened.door.name
     tariffs, rules = roll.tariffs[device]
     return Desk(
@@ -250,7 +259,7 @@ def _first_desk(opened: _Opened, roll: Roll, ledger: Ledger, state: State) -> De
         rules=rules,
         ledger=ledger,
         unread=opened.look,
-        lost_at_wall_seconds=state.lost_at_wall_seconds,
+        lost_at_wall_seconds=lost_at_wall_seconds,
     )
 
 

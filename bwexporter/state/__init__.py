@@ -21,9 +21,10 @@ from bwexporter.state import books, copies, schema, use
 from bwexporter.state.pack import Damaged
 from bwexporter.state.saver import SaveOutcome, Saver
 
-__all__ = ["SaveOutcome", "State", "open_state"]
+__all__ = ["NOTHING_SAVED", "SaveOutcome", "State", "open_state", "peek"]
 
 USE_LIMIT_BYTES = 256_000_000
+NOTHING_SAVED = books.Contents({}, {}, None)
 
 _Answer = TypeVar("_Answer")
 
@@ -37,11 +38,25 @@ def open_state(path: Path, *, now_wall_seconds: float, use_limit_bytes: int = US
     held = _hold(path)
     try:
         recovery = _recover(path, now_wall_seconds)
-        contents = _read(path) if path.exists() else books.Contents({}, {}, None)
+        contents = _read(path) if path.exists() else NOTHING_SAVED
     except BaseException:
         held.close()
         raise
     return State(path, held, recovery, contents, Saver(path, contents, use_limit_bytes=use_limit_bytes))
+
+
+def peek(path: Path) -> books.Contents | None:
+    """Return what a state file holds, None where there is none; holds nothing and changes nothing.
+
+    Another process may have the file. Raise StateRefused where it is not ours, newer than this program, or unreadable.
+    """
+    try:
+        if not path.exists():
+            return None
+        schema.refuse_strangers(path)
+        return _read(path)
+    except (sqlite3.Error, OSError, Damaged) as error:
+        raise StateRefused(f"the state file {path} cannot be read: {error}") from error
 
 
 def _hold(path: Path) -> BinaryIO:

@@ -1,0 +1,50 @@
+"""`bwexporter tree`: the classes in the kernel, by command.
+
+Turns arguments into calls. Knows: what each command takes and how it explains itself. Does not know: how any room
+works.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from bwexporter.cli import drawing
+from bwexporter.cli.looking import standing
+from bwexporter.cli.options import as_json_option, config_option
+from bwexporter.cli.table import console
+from bwexporter.errors import BwexporterError
+
+
+@click.group()
+def tree() -> None:
+    """See, build, check and remove the HTB tree of each device.
+
+    The daemon (`bwexporter run`) builds and keeps the trees by itself. These commands are for looking at one, for
+    building one before the daemon runs, and for taking all of it away again.
+    """
+
+
+@tree.command()
+@click.argument("slice_name", metavar="[SLICE]", required=False)
+@config_option
+@as_json_option
+def show(slice_name: str | None, config_path: Path, *, as_json: bool) -> None:
+    """Draw the tree of each device as the kernel has it now.
+
+    Each class with the slice it belongs to, its rate and ceiling, what it has sent since it was made, and what the
+    slice's account has used. Needs no privilege, and disturbs no running daemon. With a SLICE only its classes are
+    shown, and what is above them.
+    """
+    with standing(config_path) as found:
+        devices = drawing.rows(found)
+    if slice_name is not None and not any(row["slice"] == slice_name for one in devices for row in one["classes"]):
+        raise BwexporterError(f"no class belongs to {slice_name!r}; `bwexporter tree show` lists them")
+    if as_json:
+        click.echo(json.dumps({"devices": devices}, indent=2))
+        return
+    terminal = console()
+    for drawn in drawing.draw(devices, slice_name=slice_name):
+        terminal.print(drawn)
