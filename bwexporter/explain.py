@@ -1,0 +1,184 @@
+"""Why a lane's ceiling is what it is, in one sentence with the figures of the formula.
+
+Turns one lane's figures, those of the API's row or of an event's inputs, into text for people. Knows: what each verdict
+means, and which part of the formula gave a ceiling. Does not know: how a verdict is found, where the sentence is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bwexporter.core.lanes import UNLIMITED, Reason
+from bwexporter.core.policy import TAIL_SECONDS
+from bwexporter.units import print_duration, print_rate, print_volume
+
+_ROUNDING = 1 / 64
+"""A ceiling is rounded down to 7 significant bits: by less than this part of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one verdict was found from; UNLIMITED where there is no limit."""
+
+    reason: Reason
+    used_bytes: int
+    allowance_bytes: int
+    threshold_bytes: int
+    remaining_seconds: float
+    full_bytes_per_second: int
+    floor_bytes_per_second: int
+    ceiling_bytes_per_second: int  # the verdict's
+    enforced_ceiling_bytes_per_second: int | None = None  # the kernel's; None where there is no class, or nobody knows
+    shadow: bool = False
+
+
+def of_row(row: Mapping[str, Any], now_seconds: float) -> Figures:
+    """Return the figures of a row of the API's slices; `now_seconds` is its answer's `taken_at`."""
+    return Figures(
+        reason=Reason[row["verdict"].upper()],
+        used_bytes=row["used_bytes"],
+        allowance_bytes=_limit(row["allowance_bytes"]),
+        threshold_bytes=_limit(row["threshold_bytes"]),
+        remaining_seconds=max(0.0, row["period_end_timestamp_seconds"] - now_seconds),
+        full_bytes_per_second=_limit(row["full_rate_bytes_per_second"]),
+        floor_bytes_per_second=row["floor_bytes_per_second"],
+        ceiling_bytes_per_second=_limit(row["intended_ceiling_bytes_per_second"]),
+        enforced_ceiling_bytes_per_second=row["ceiling_bytes_per_second"],
+        shadow=row["shadow"],
+    )
+
+
+def of_inputs(inputs: Mapping[str, int | float | str]) -> Figures:
+    """Return the figures of an event of a verdict or a ceiling."""
+    return Figures(
+        reason=Reason[str(inputs["reason"]).upper()],
+        used_bytes=int(inputs["used_bytes"]),
+        allowance_bytes=int(inputs.get("allowance_bytes", UNLIMITED)),
+        threshold_bytes=int(inputs.get("threshold_bytes", UNLIMITED)),
+        remaining_seconds=float(inputs["remaining_seconds"]),
+        full_bytes_per_second=int(inputs["full_bytes_per_second"]),
+        floor_bytes_per_second=int(inputs["floor_bytes_per_second"]),
+        ceiling_bytes_per_second=int(inputs["ceiling_bytes_per_second"]),
+    )
+
+
+def sentence(figures: Figures) -> str:
+    """Say why.
+
+    >>> sentence(Figures(Reason.OVER_THRESHOLD, 90_000_000, 100_000_000, 80_000_000, 8000.0, 2_500_000, 100, 1248))
+    'Over the threshold of 80.0 MB: the 10.0 MB left of 100 MB are spread over the 2h 13m left of the period, \
+10.0 MB / 2h 13m = 10kbit, rounded down to 9.98kbit.'
+    """
+    why = _SENTENCES[figures.reason](figures)
+    return f"Shadow, judged and not enforced{_kept(figures)}. The verdict: {why}" if figures.shadow else why
+
+
+def _limit(bytes_or_none: int | None) -> int:
+    return UNLIMITED if bytes_or_none is None else bytes_or_none
+
+
+def _kept(figures: Figures) -> str:
+    held = figures.enforced_ceiling_bytes_per_second
+    return "" if held is None else f": the kernel's ceiling stays at {print_rate(held)}"
+
+
+def _used(figures: Figures) -> str:
+    if figures.allowance_bytes >= UNLIMITED:
+        return f"{print_volume(figures.used_bytes)} used"
+    return f"{print_volume(figures.used_bytes)} of {print_volume(figures.allowance_bytes)} used"
+
+
+def _full(figures: Figures) -> str:
+    return f"the full rate, {print_rate(figures.full_bytes_per_second)}"
+
+
+def _within(figures: Figures) -> str:
+    if figures.allowance_bytes >= UNLIMITED:
+        return f"No allowance is configured: it has {_full(figures)}, is counted and never capped."
+    threshold = print_volume(figures.threshold_bytes)
+    return (
+        f"Within its volume: {_used(figures)}, and the threshold of {threshold} cannot be reached before the next "
+        f"look, so it has {_full(figures)}."
+    )
+
+
+def _paced(figures: Figures) -> str:
+    ceiling, ahead = print_rate(figures.ceiling_bytes_per_second), figures.threshold_bytes - figures.used_bytes
+    if ahead >= figures.full_bytes_per_second * figures.remaining_seconds:
+        return (
+            f"Below its threshold, and its period ends in {print_duration(figures.remaining_seconds)}: until the next "
+            f"look it has {ceiling}, a ceiling that suits the new period as well."
+        )
+    return (
+        f"Below its threshold, of which {print_volume(ahead)} are left: at {_full(figures)}, it could pass it before "
+        f"the next look, so until then it has {ceiling}, which carries it there and spreads the rest of its volume."
+    )
+
+
+def _over_threshold(figures: Figures) -> str:
+    left, remaining = figures.allowance_bytes - figures.used_bytes, print_duration(figures.remaining_seconds)
+    over = f"Over the threshold of {print_volume(figures.threshold_bytes)}:"
+    spread = (
+        f"the {print_volume(left)} left of {print_volume(figures.allowance_bytes)} are spread over the {remaining} "
+        f"left of the period, {print_volume(left)} / {remaining} = "
+    )
+    plain = left / max(figures.remaining_seconds, 1e-3)
+    return f"{over} {spread}{print_rate(int(plain))}{_rounded(figures, plain)}."
+
+
+def _rounded(figures: Figures, plain: float) -> str:
+    """Say what became of the plain quotient: rounded, or replaced by floor, full rate or what the tail needs."""
+    ceiling = figures.ceiling_bytes_per_second
+    shown = print_rate(ceiling)
+    if ceiling >= figures.full_bytes_per_second:
+        return f", which is no less than {_full(figures)}, so it has that"
+    if plain < ceiling <= figures.floor_bytes_per_second:
+        return f", which is below the floor, so it has the floor, {shown}"
+    if ceiling > plain:
+        return f", and the last {TAIL_SECONDS:.0f} s of a capped period run at {shown} or more, from bytes put by"
+    if ceiling < plain * (1 - _ROUNDING) - 1:
+        return f"; with bytes put by for the last {TAIL_SECONDS:.0f} s of the period it has {shown}"
+    return "" if shown == print_rate(int(plain)) else f", rounded down to {shown}"
+
+
+def _over_allowance(figures: Figures) -> str:
+    ceiling, remaining = print_rate(figures.ceiling_bytes_per_second), print_duration(figures.remaining_seconds)
+    at_floor = figures.ceiling_bytes_per_second <= figures.floor_bytes_per_second
+    what = f"the floor, {ceiling}" if at_floor else f"{ceiling}, from bytes put by for the end of a capped period"
+    return f"Its volume is spent: {_used(figures)}. It has {what}, until its period ends in {remaining}."
+
+
+def _capped_by_hand(figures: Figures) -> str:
+    return (
+        f"Capped by hand at {print_rate(figures.ceiling_bytes_per_second)}, which is lower than what its account "
+        f"would give it ({_used(figures)})."
+    )
+
+
+def _released(figures: Figures) -> str:
+    return f"Released by hand: it has {_full(figures)}, and what it sends still counts ({_used(figures)})."
+
+
+def _frozen(figures: Figures) -> str:
+    return (
+        f"Frozen: its ceiling stays as the kernel has it, {print_rate(figures.ceiling_bytes_per_second)}, because an "
+        f"operator asked for it or earlier accounts were lost; what it sends still counts ({_used(figures)})."
+    )
+
+
+def _off(figures: Figures) -> str:
+    return f"Switched off: it has {_full(figures)}, is counted and not capped ({_used(figures)})."
+
+
+_SENTENCES = {
+    Reason.WITHIN: _within,
+    Reason.PACED: _paced,
+    Reason.OVER_THRESHOLD: _over_threshold,
+    Reason.OVER_ALLOWANCE: _over_allowance,
+    Reason.CAPPED_BY_HAND: _capped_by_hand,
+    Reason.RELEASED: _released,
+    Reason.FROZEN: _frozen,
+    Reason.OFF: _off,
+}
