@@ -39,8 +39,8 @@ QUIET = replace(OVER, reason=Reason.WITHIN, used_bytes=1_000_000, ceiling_bytes_
         (
             QUIET,
             (
-                "Within its volume: 1.00 MB of 10.8 GB used, and the threshold of 8.64 GB cannot be reached before the "
-                "next look, so it has the full rate, 100mbit."
+                "Within its volume: 1.00 MB of 10.8 GB used, and the threshold of 8.64 GB cannot be reached before "
+                "the next look, so it has the full rate, 100mbit."
             ),
         ),
         (
@@ -50,22 +50,23 @@ QUIET = replace(OVER, reason=Reason.WITHIN, used_bytes=1_000_000, ceiling_bytes_
         (
             replace(QUIET, reason=Reason.PACED, used_bytes=8_600_000_000, ceiling_bytes_per_second=3_333_333),
             (
-                "Below its threshold, of which 40.0 MB are left: at the full rate, 100mbit, it could pass it before the "
-                "next look, so until then it has 26.7mbit, which carries it there and spreads the rest of its volume."
+                "Below its threshold, of which 40.0 MB are left: at the full rate, 100mbit, it could pass it "
+                "before the next look, so until then it has 26.7mbit, which carries it there and spreads the rest "
+                "of its volume."
             ),
         ),
         (
             replace(QUIET, reason=Reason.PACED, remaining_seconds=1.5, ceiling_bytes_per_second=9_000_000),
             (
-                "Below its threshold, and its period ends in 1.5s: until the next look it has 72mbit, a ceiling that suits "
-                "the new period as well."
+                "Below its threshold, and its period ends in 1.5s: until the next look it has 72mbit, a ceiling "
+                "that suits the new period as well."
             ),
         ),
         (
             OVER,
             (
-                "Over the threshold of 8.64 GB: the 1.80 GB left of 10.8 GB are spread over the 12h left of the period, "
-                "1.80 GB / 12h = 333kbit, rounded down to 332kbit."
+                "Over the threshold of 8.64 GB: the 1.80 GB left of 10.8 GB are spread over the 12h left of the "
+                "period, 1.80 GB / 12h = 333kbit, rounded down to 332kbit."
             ),
         ),
         (
@@ -79,15 +80,15 @@ QUIET = replace(OVER, reason=Reason.WITHIN, used_bytes=1_000_000, ceiling_bytes_
         (
             replace(OVER, reason=Reason.RELEASED, ceiling_bytes_per_second=12_500_000),
             (
-                "Released by hand: it has the full rate, 100mbit, and what it sends still counts (9.00 GB of 10.8 GB "
-                "used)."
+                "Released by hand: it has the full rate, 100mbit, and what it sends still counts (9.00 GB of 10.8 "
+                "GB used)."
             ),
         ),
         (
             replace(OVER, reason=Reason.FROZEN, ceiling_bytes_per_second=1_250_000),
             (
-                "Frozen: its ceiling stays as the kernel has it, 10mbit, because an operator asked for it or earlier "
-                "accounts were lost; what it sends still counts (9.00 GB of 10.8 GB used)."
+                "Frozen: its ceiling stays as the kernel has it, 10mbit, because an operator asked for it or "
+                "earlier accounts were lost; what it sends still counts (9.00 GB of 10.8 GB used)."
             ),
         ),
         (
@@ -97,9 +98,9 @@ QUIET = replace(OVER, reason=Reason.WITHIN, used_bytes=1_000_000, ceiling_bytes_
         (
             replace(OVER, shadow=True),
             (
-                "Shadow, judged and not enforced: the kernel's ceiling stays at 100mbit. The verdict: Over the threshold "
-                "of 8.64 GB: the 1.80 GB left of 10.8 GB are spread over the 12h left of the period, 1.80 GB / 12h = "
-                "333kbit, rounded down to 332kbit."
+                "Shadow, judged and not enforced: the kernel's ceiling stays at 100mbit. The verdict: Over the "
+                "threshold of 8.64 GB: the 1.80 GB left of 10.8 GB are spread over the 12h left of the period, "
+                "1.80 GB / 12h = 333kbit, rounded down to 332kbit."
             ),
         ),
     ],
