@@ -176,6 +176,7 @@ class Turns:
         self._store = store
         self._stopwatch = stopwatch
         self._sorter = sorter
+        self._known_classes: dict[str, frozenset[int]] = {}  # that rules may name, by device, as last seen
         self._events: list[Event] = []  # of this turn
         self._unsaved: list[Event] = []
         self._regular_at_boot_seconds = 0.0
@@ -365,17 +366,21 @@ class Turns:
         return replace(work, desk=desk, outcomes=outcomes)
 
     def _sort(self, works: Sequence[_Work], *, before: bool) -> list[Sorted]:
-        """Let the rules name classes that exist: those to be removed are forgotten before, new ones named after."""
+        """Let the rules name classes that exist: those to be removed are forgotten before, new ones named after.
+
+        Of a device that was not read now, the classes of its last look count on.
+        """
         seen = [work for work in works if work.snapshot is not None and work.changes is not None]
-        if self._sorter is None or not self._sorter.needed or len(seen) < len(self.desks):
+        if self._sorter is None or not self._sorter.needed or not seen:
             return []
         if self.pace.frozen or not self.pace.enforcing:
             return []
-        building = any(work.changes.build_tree for work in seen if work.changes is not None)
-        if building if before else not any(_made(work) for work in seen):
+        # While a tree is being built its classes are as good as there: they will be in a moment.
+        seen = [work for work in seen if not (before and _is_building(work))]
+        if not seen or not (before or any(_made(work) for work in seen)):
             return []
-        existing = frozenset().union(*(_classes_there(work) for work in seen))
-        return [self._sorter.apply(existing)]
+        self._known_classes |= {work.desk.device: _classes_there(work) for work in seen}
+        return [self._sorter.apply(frozenset().union(*self._known_classes.values()))]
 
     def _tell(self, work: _Work, now: Instant) -> DeviceReport:
         """Make the device's report; of a device that could not be read, the last one with its trouble."""
@@ -444,6 +449,10 @@ def _lost(desk: Desk) -> B1:
         return np.zeros(enrolled, bool)
     began = accounts.period_start_at[:enrolled] + desk.ledger.wall_offset_seconds
     return began <= desk.lost_at_wall_seconds + RESTART_SECONDS
+
+
+def _is_building(work: _Work) -> bool:
+    return work.changes is not None and work.changes.build_tree
 
 
 def _made(work: _Work) -> frozenset[int]:

@@ -196,7 +196,12 @@ def test_edits_read_as_lines() -> None:
         "uids 5: remove 1:1001",
     ]
     frames = [str(edit) for edit in diff(after, before) if edit.key is None]
-    assert frames == ["inet chain output: add", "inet map cgroups1: add", "netdev chain classify: repair"]
+    assert frames == [
+        "inet chain output: add",
+        "inet map cgroups1: add",
+        "inet table: add",
+        "netdev chain classify: repair",
+    ]
 
 
 def test_an_edit_of_one_slice_is_one_line_of_script_a_map() -> None:

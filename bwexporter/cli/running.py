@@ -106,7 +106,7 @@ class _Node:
             read_since=read_since,
         )
         self._exposition = Exposition(list(opened))
-        sorting = Sorting(Classifier())
+        sorting = Sorting(Classifier(take_over=wanted.take_over))
         self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter, sorting)
         self._file_watch = _FileWatch(self._roster)
         roll = self._call_roll(anew=False)

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bwexporter.errors import KernelUnreadable
+from bwexporter.errors import DeviceRefused, KernelUnreadable
 from bwexporter.kernel.nft import FAMILIES, TABLE, Nft, NftRefused, intervals
 from bwexporter.kernel.rules import (
     ADDRESSES,
     CGROUPS,
     INTERVALS,
+    MAKER,
     STALE,
     Edit,
     Elements,
@@ -71,11 +72,13 @@ class Classifier:
     """The tables `netdev bwexporter` and `inet bwexporter` of the network namespace that the calling thread is in.
 
     Methods may be called from any thread, one at a time. They raise DeviceRefused where nft is missing or refuses, and
-    KernelUnreadable where the kernel does not answer; nothing is then half done.
+    KernelUnreadable where the kernel does not answer; nothing is then half done. Tables of these names that somebody
+    else made are refused, unless `take_over`: then they are replaced.
     """
 
-    def __init__(self, nft: Nft | None = None) -> None:
+    def __init__(self, nft: Nft | None = None, *, take_over: bool = False) -> None:
         self._nft = nft or Nft()
+        self._take_over = take_over
         self._lock = threading.Lock()
         self._applied: _Here | None = None
         self._generation = 0  # when that was read back
@@ -112,7 +115,10 @@ class Classifier:
         """Delete both tables; what is not there is removed already."""
         with self._lock:
             self._applied = None
-            self._nft.run("".join(f"table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in FAMILIES))
+            found = [family for family in FAMILIES if self._frame(family)]
+            if found:
+                lines = (f"table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in found)
+                self._nft.run("".join(lines))
 
     def _apply(self, here: _Here) -> Outcome:
         seen = self._look()
@@ -135,7 +141,7 @@ class Classifier:
             generation = self._nft.generation()
             found: dict[str, tuple[str, ...]] = {}
             for family in FAMILIES:
-                found |= self._nft.frame(family)
+                found |= self._frame(family)
             elements = {}
             for family, kind, name in (place.split(" ") for place in found if place.count(" ") == 2):
                 if kind != "chain" and name not in _NOT_OURS_TO_READ:
@@ -143,6 +149,17 @@ class Classifier:
             if self._nft.generation() == generation:
                 break
         return _Seen(generation, found, elements)
+
+    def _frame(self, family: str) -> Frame:
+        """Read a table's frame; refuse that of a stranger, unless it is empty: then nobody misses it."""
+        found = self._nft.frame(family)
+        made_by = found.get(f"{family} table", (MAKER,))
+        if made_by != (MAKER,) and len(found) > 1 and not self._take_over:
+            raise DeviceRefused(
+                f"there is a table {family} {TABLE} that bwexporter did not make; nothing was touched. Give it another "
+                f"name, or delete it with `nft delete table {family} {TABLE}`, or start with --take-over"
+            )
+        return found
 
     def _elements(self, family: str, name: str) -> Elements:
         found = self._nft.elements(family, name)

@@ -44,6 +44,7 @@ _SCRIPT_SECONDS = 60
 _DUMPS = 5
 _SYSTEM_FOLDERS = "/usr/sbin:/sbin"  # not in every user's PATH
 _BLOCK = re.compile(r"^\t(\S+ \S+) \{\n(.*?)^\t\}", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r'^\tcomment ".*"$', re.MULTILINE)
 
 _NOT_PERMITTED = "classifying traffic needs the capability CAP_NET_ADMIN; run as root or grant it, or use --shadow"
 
@@ -70,15 +71,18 @@ class Nft:
         return self._call(["-f", "-"], script)
 
     def frame(self, family: str) -> dict[str, tuple[str, ...]]:
-        """Return the declarations and chains of a table, each with its lines; empty where there is no table."""
+        """Return the declarations and chains of a table, each with its lines; empty where there is no table.
+
+        What is said of the table itself, its comment, stands under `netdev table`.
+        """
         try:
             listing = self._call(["--numeric", "--terse", "list", "table", family, TABLE])
         except NftRefused as refusal:
             if os.strerror(errno.ENOENT) in refusal.complaint:
                 return {}
             raise
-        found = {f"{family} {head}": _lines(body) for head, body in _BLOCK.findall(listing)}
-        return found or {f"{family} table": ()}
+        blocks = {f"{family} {head}": _lines(body) for head, body in _BLOCK.findall(listing)}
+        return {f"{family} table": tuple(map(str.strip, _COMMENT.findall(listing))), **blocks}
 
     def elements(self, family: str, name: str) -> list[Element]:
         """Return the elements of a map or set; none where it is absent. KernelUnreadable where they do not hold still.

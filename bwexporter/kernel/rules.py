@@ -39,6 +39,9 @@ Elements = Mapping[Key, int]
 Frame = Mapping[str, tuple[str, ...]]
 """Declarations and chains with their lines, by names as `netdev chain lane`."""
 
+MAKER = 'comment "made by bwexporter"'
+"""What a table of ours says of itself; one of our name without it is a stranger's."""
+
 SEAL_MAJOR = 0xB3E7
 CGROUPS = "cgroups"
 STALE = "#"
@@ -55,6 +58,7 @@ _FLOW4 = f"jhash ip saddr . ip daddr . tcp sport . tcp dport mod {2**32 - 1} see
 _FLOW6 = f"jhash ip6 saddr . ip6 daddr . tcp sport . tcp dport mod {2**32 - 1} seed 0x1"
 
 _NETDEV: Frame = {
+    "netdev table": (MAKER,),
     "netdev map marks": ("type mark : classid",),
     "netdev map addresses4": ("type ipv4_addr : classid",),
     "netdev map addresses6": ("type ipv6_addr : classid",),
@@ -163,6 +167,7 @@ def frame(devices: Sequence[str], maps: Mapping[str, Elements]) -> Frame:
         hook = f'type filter hook egress device "{device}" priority 0; policy accept;'
         found[f"netdev chain egress{at}"] = (hook, "goto classify")
     if levels:
+        found["inet table"] = (MAKER,)
         found |= {f"inet map {CGROUPS}{level}": ("type cgroupsv2 : classid",) for level in levels}
         found["inet chain output"] = (
             "type filter hook output priority 300; policy accept;",
@@ -253,7 +258,10 @@ def _block(family: str, names: Sequence[str], frame: Frame) -> list[str]:
         return []
     lines = [f"table {family} {TABLE} {{"]
     for name in names:
-        lines += [f"\t{name.partition(' ')[2]} {{", *(f"\t\t{line}" for line in frame[name]), "\t}"]
+        if name == f"{family} table":
+            lines += [f"\t{line}" for line in frame[name]]
+        else:
+            lines += [f"\t{name.partition(' ')[2]} {{", *(f"\t\t{line}" for line in frame[name]), "\t}"]
     return [*lines, "}"]
 
 

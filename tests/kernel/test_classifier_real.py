@@ -627,6 +627,24 @@ def test_a_strangers_tables_are_left_alone(node: Node) -> None:
     assert node.classifier.read() is None
 
 
+@pytest.mark.parametrize("family", ["netdev", "inet"])
+def test_a_strangers_table_of_our_name_is_refused_and_left_alone(node: Node, family: str) -> None:
+    """Nothing of ours is made beside it, until it is gone or `--take-over` says so; an empty one nobody misses."""
+    run(f"nft add table {family} bwexporter")
+    run(f"nft add map {family} bwexporter marks {{ type mark : mark ; }}")
+    before = run("nft list ruleset")
+    rules = wanted(CLAIMS, ["v0"])
+    for act in (lambda: node.classifier.apply(rules), node.classifier.read, node.classifier.remove):
+        with pytest.raises(DeviceRefused, match=f"there is a table {family} bwexporter that bwexporter did not make"):
+            act()
+    assert run("nft list ruleset") == before
+    assert Classifier(take_over=True).apply(rules).problems == ()
+    assert node.classifier.apply(rules).edits == ()
+    run(f"nft delete table {family} bwexporter" if family == "netdev" else "nft flush ruleset")
+    run(f"nft add table {family} bwexporter")
+    assert node.classifier.apply(rules).problems == ()
+
+
 def test_a_control_group_that_is_not_there_costs_its_own_element_alone(node: Node, group: Path) -> None:
     """And when it comes, and when it is removed and made again, an apply finds it."""
     claims = (Claim("a", FIRST, None, cgroup=below_root(group)), Claim("b", SECOND, None, cgroup=group.parent.name))
