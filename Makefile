@@ -59,7 +59,7 @@ lint: $(VENV)/dev.stamp
 
 test: lint
 	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 promtool:prometheus nft:nftables cc:gcc setpriv:util-linux \
-	  systemd-analyze:systemd man:man-db)
+	  prometheus-alertmanager:prometheus-alertmanager systemd-analyze:systemd man:man-db)
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/dev.stamp
