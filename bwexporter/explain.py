@@ -38,9 +38,9 @@ def of_row(row: Mapping[str, Any], now_seconds: float) -> Figures:
     """Return the figures of a row of the API's slices; `now_seconds` is its answer's `taken_at`."""
     return Figures(
         reason=Reason[row["verdict"].upper()],
-        used_bytes=row["used_bytes"],
-        allowance_bytes=_limit(row["allowance_bytes"]),
-        threshold_bytes=_limit(row["threshold_bytes"]),
+        used_bytes=row["period_used_bytes"],
+        allowance_bytes=_limit(row["period_allowance_bytes"]),
+        threshold_bytes=_limit(row["period_threshold_bytes"]),
         remaining_seconds=max(0.0, row["period_end_timestamp_seconds"] - now_seconds),
         full_bytes_per_second=_limit(row["full_rate_bytes_per_second"]),
         floor_bytes_per_second=row["floor_bytes_per_second"],

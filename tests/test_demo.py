@@ -49,7 +49,7 @@ class Demo:
 
     def wait_until_up(self) -> None:
         """Wait until its slices send."""
-        wait_for(lambda: self.lane("steady").get("used_bytes"), seconds=25, what="the first traffic")
+        wait_for(lambda: self.lane("steady").get("period_used_bytes"), seconds=25, what="the first traffic")
 
     def metrics(self) -> str:
         """Read /metrics, from outside of the namespace."""
@@ -156,15 +156,15 @@ def test_it_shows_a_real_node_that_caps_until_it_is_told_to_end(scratch: Path) -
             what="the cap",
         )
         last, seconds = demo.lane("greedy_udp"), time.monotonic() - began
-        rate = (last["used_bytes"] - first["used_bytes"]) / seconds
+        rate = (last["period_used_bytes"] - first["period_used_bytes"]) / seconds
         assert rate == pytest.approx(2_500_000, rel=0.15)  # answers are up to a second old
-        assert capped["used_bytes"] >= capped["threshold_bytes"]
+        assert capped["period_used_bytes"] >= capped["period_threshold_bytes"]
         assert capped["ceiling_bytes_per_second"] < 0.5 * capped["full_rate_bytes_per_second"]
         metrics = demo.metrics()
         assert 'bwexporter_slice_capped{device="v0",slice="greedy_tcp",traffic="normal"} 1' in metrics
         assert "bwexporter_up 1" in metrics
-        assert demo.lane("mirror", "exempt")["used_bytes"] > 1_000_000
-        assert demo.lane("idle")["used_bytes"] == 0
+        assert demo.lane("mirror", "exempt")["period_used_bytes"] > 1_000_000
+        assert demo.lane("idle")["period_used_bytes"] == 0
         assert_it_ends(demo, signal.SIGTERM)
 
 

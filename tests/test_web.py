@@ -222,6 +222,10 @@ class TestSlicesApi:
             Traffic.EXEMPT,
             used_bytes=1,
             sent_bytes=2,
+            sent_packets=12,
+            dropped_packets=13,
+            overlimits=14,
+            backlog_bytes=15,
             allowance_bytes=3,
             threshold_bytes=4,
             ceiling_bytes_per_second=5,
@@ -253,9 +257,13 @@ class TestSlicesApi:
                     "capped": True,
                     "shadow": False,
                     "sent_bytes_total": 2,
-                    "used_bytes": 1,
-                    "allowance_bytes": 3,
-                    "threshold_bytes": 4,
+                    "sent_packets_total": 12,
+                    "dropped_packets_total": 13,
+                    "overlimit_total": 14,
+                    "backlog_bytes": 15,
+                    "period_used_bytes": 1,
+                    "period_allowance_bytes": 3,
+                    "period_threshold_bytes": 4,
                     "period_start_timestamp_seconds": 10.5,
                     "period_end_timestamp_seconds": 20.5,
                     "full_rate_bytes_per_second": 7,
@@ -281,8 +289,9 @@ class TestSlicesApi:
 
         assert (answer["up"], answer["troubles"], answer["enforcing"]) == (False, {"eth0": "it is gone"}, False)
         assert row["shadow"] is True
-        for name in ("allowance_bytes", "threshold_bytes", "ceiling_bytes_per_second", "seconds_to_threshold"):
+        for name in ("period_allowance_bytes", "period_threshold_bytes", "ceiling_bytes_per_second"):
             assert row[name] is None
+        assert row["seconds_to_threshold"] is None
 
     def test_before_the_first_turn_there_is_nothing_to_tell(self, get: Callable[..., httpx.Response]) -> None:
         """The API says that it is too early."""

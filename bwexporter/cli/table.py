@@ -89,7 +89,7 @@ def _add_column(table: Table, heading: str, *, narrow: bool) -> None:
 def _shown_rows(rows: Sequence[Mapping[str, Any]], slice_name: str | None) -> list[Mapping[str, Any]]:
     if slice_name is not None:
         return [row for row in rows if row["slice"] == slice_name]
-    return [row for row in rows if row["allowance_bytes"] is not None or row["used_bytes"]]
+    return [row for row in rows if row["period_allowance_bytes"] is not None or row["period_used_bytes"]]
 
 
 def _title(answer: Mapping[str, Any]) -> Text:
@@ -110,8 +110,8 @@ def _cells(row: Mapping[str, Any], now_seconds: float, bar_cells: int) -> list[T
         Text(row["slice"], no_wrap=True, overflow="ellipsis"),
         Text(row["traffic"], style="" if row["traffic"] == "normal" else "blue"),
         _bar(row, bar_cells),
-        print_volume(row["used_bytes"]),
-        "no limit" if row["allowance_bytes"] is None else print_volume(row["allowance_bytes"]),
+        print_volume(row["period_used_bytes"]),
+        "no limit" if row["period_allowance_bytes"] is None else print_volume(row["period_allowance_bytes"]),
         Text("none" if ceiling is None else print_rate(ceiling), style="bold yellow" if lowered else ""),
         "no limit" if full is None else print_rate(full),
         Text(verdict.replace("_", " "), style=_COLOURS.get(verdict, "")),
@@ -122,13 +122,13 @@ def _cells(row: Mapping[str, Any], now_seconds: float, bar_cells: int) -> list[T
 
 def _bar(row: Mapping[str, Any], cells: int) -> Text:
     """Draw used against allowance; the threshold is a mark in what is still free."""
-    allowance, threshold = row["allowance_bytes"], row["threshold_bytes"]
+    allowance, threshold = row["period_allowance_bytes"], row["period_threshold_bytes"]
     if not allowance:
         return Text(" " * cells)
-    part = row["used_bytes"] / allowance
+    part = row["period_used_bytes"] / allowance
     filled = min(cells, math.floor(part * cells + 0.5))
     mark = min(cells - 1, math.floor((threshold or allowance) / allowance * cells))
-    colour = "red" if part >= 1 else "yellow" if row["used_bytes"] >= (threshold or allowance) else "green"
+    colour = "red" if part >= 1 else "yellow" if row["period_used_bytes"] >= (threshold or allowance) else "green"
     bar = Text("█" * filled, style=colour)
     for cell in range(filled, cells):
         bar.append("│" if cell == mark else "░", style="dim")

@@ -70,14 +70,16 @@ class Node:
         """See that every account is what was sent since the beginning, in its old period, with its cap in force."""
         self.program.turn()
         lanes, classes = self.program.lanes(), self.room.classes()
-        assert {lane: row["used_bytes"] for lane, row in lanes.items() if row["used_bytes"]} == self.traffic.passed
+        assert {
+            lane: row["period_used_bytes"] for lane, row in lanes.items() if row["period_used_bytes"]
+        } == self.traffic.passed
         for lane, row in lanes.items():
             start, end = self.periods.setdefault(lane, (row[PERIOD[0]], row[PERIOD[1]]))
             assert (start, end) == pytest.approx((row[PERIOD[0]], row[PERIOD[1]]), abs=0.05), lane
             assert row["ceiling_bytes_per_second"] == row["intended_ceiling_bytes_per_second"], lane
         tight = lanes["tight", "normal"]
-        if tight["used_bytes"] >= 100_000:
-            spread = (20e9 - tight["used_bytes"]) / (tight[PERIOD[1]] - time.time())
+        if tight["period_used_bytes"] >= 100_000:
+            spread = (20e9 - tight["period_used_bytes"]) / (tight[PERIOD[1]] - time.time())
             assert tight["verdict"] == "over_threshold"
             assert tight["ceiling_bytes_per_second"] == pytest.approx(spread, rel=0.02)
             assert classes[handle_of(4)].ceiling == pytest.approx(spread, rel=0.02)
@@ -199,7 +201,7 @@ class TestNothingEscapes:
         counted = counters(node.room)
         ids = {"_root": 0, "ann": 1, "bob": 2, "cyd": 3, "tight": 4, "_default": 0x6FFF}
         for (slice_name, traffic), row in node.program.lanes().items():
-            assert row["used_bytes"] == counted[handle_of(ids[slice_name], traffic)], (slice_name, traffic)
+            assert row["period_used_bytes"] == counted[handle_of(ids[slice_name], traffic)], (slice_name, traffic)
 
     def test_turns_beside_running_traffic_are_the_kernels_counters_once_it_rests(self, node: Node) -> None:
         """Many turns look while a slice sends; in the end they have counted every packet once."""
@@ -283,7 +285,9 @@ class TestNothingEscapes:
             node.room.run("tc qdisc del dev v0 root")
         wait_for(lambda: handle_of(4) in node.room.classes(), what="the tree")
         node.program.turn()
-        used = {lane: row["used_bytes"] for lane, row in node.program.lanes().items() if row["used_bytes"]}
+        used = {
+            lane: row["period_used_bytes"] for lane, row in node.program.lanes().items() if row["period_used_bytes"]
+        }
         assert sum(used.values()) == sum(node.traffic.passed.values())
         node.traffic.passed.update({lane: used[lane] - node.traffic.passed[lane] for lane in used})
 
@@ -390,7 +394,7 @@ class TestOneSlicesTrouble:
         node.program.turn()
         lanes = node.program.lanes()
         for lane in (("ann", "normal"), ("tight", "normal")):
-            assert lanes[lane]["used_bytes"] == node.traffic.passed[lane]
+            assert lanes[lane]["period_used_bytes"] == node.traffic.passed[lane]
         assert lanes["tight", "normal"]["verdict"] == "over_threshold"
         assert "change_refused v0 bob normal act=remove" in node.program.said()
         assert "outcome=EBUSY" in node.program.said()
@@ -546,7 +550,7 @@ class TestSwitches:
             Traffic(room).send(("tight", "normal"), handle_of(4), 200)
             program.turn()
             lane = program.lane("tight")
-            assert lane["used_bytes"] == 200_000
+            assert lane["period_used_bytes"] == 200_000
             assert lane["verdict"] == "over_threshold"
             assert lane["intended_ceiling_bytes_per_second"] < 250_000
             assert lane["ceiling_bytes_per_second"] == pytest.approx(ceiling, rel=0.01)

@@ -79,7 +79,9 @@ def send_as(program: Program, uid: int, packets: int) -> None:
 
 def used(program: Program) -> Counter[LaneName]:
     """Return what every lane has used."""
-    return Counter({lane: row["used_bytes"] for lane, row in program.lanes().items() if row["used_bytes"]})
+    return Counter(
+        {lane: row["period_used_bytes"] for lane, row in program.lanes().items() if row["period_used_bytes"]}
+    )
 
 
 def assert_used(program: Program, packets: dict[LaneName, int]) -> None:
