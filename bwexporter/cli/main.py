@@ -17,6 +17,7 @@ from rich.console import Console
 
 from bwexporter import __version__
 from bwexporter.cli import asking, checking, running, showing
+from bwexporter.cli.apmon import apmon
 from bwexporter.cli.completing import completion
 from bwexporter.cli.manual import manual
 from bwexporter.cli.options import CONFIG, as_json_option, config_option
@@ -152,6 +153,7 @@ def demo_part(part: str) -> None:
     {"far-end": node.far_end, "senders": node.senders}[part]()
 
 
+cli.add_command(apmon)
 cli.add_command(completion)
 cli.add_command(manual)
 cli.add_command(tree)
