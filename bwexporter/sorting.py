@@ -10,9 +10,8 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bwexporter.core.lanes import ROOT_SLICE
 from bwexporter.errors import DeviceRefused, KernelUnreadable
-from bwexporter.kernel.claims import Claim, wanted
+from bwexporter.kernel.claims import Claim, tells_apart, wanted
 from bwexporter.kernel.classifier import Classifier
 from bwexporter.kernel.rules import Rules
 
@@ -70,8 +69,4 @@ class Sorting:
         return Sorted(outcome.drift, (*outcome.problems, *of_slices))
 
     def _tells_apart(self) -> bool:
-        return bool(self._exempt) or any(
-            one.uids or one.prefixes or one.cgroup is not None or one.mark is not None or one.troubles
-            for one in self._claims
-            if one.slice_name != ROOT_SLICE
-        )
+        return tells_apart(self._claims, self._exempt)

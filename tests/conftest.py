@@ -1,4 +1,4 @@
-"""Nothing is skipped where everything can be tried.
+"""Nothing is skipped where everything can be tried, and no law fails because the machine was busy.
 
 Root may enter namespaces, play users and install what is missing: a skipped test would be a gap that nobody sees.
 An unprivileged user runs what may be run, and the summary says what was not.
@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -82,6 +82,11 @@ def test_a_key_that_means_nothing_here_is_told_and_costs_itself_alone(keys: dict
         ),
         (
             {"uids": ((100, 200),)},
+            {"uids": ((100, 100),)},
+            "the users 100 cannot be had as 100-200 is claimed by a already",
+        ),
+        (
+            {"uids": ((100, 200),)},
             {"uids": ((50, 5000),)},
             "the users 50-5000 cannot be had as 100-200 is claimed by a already",
         ),
@@ -270,7 +275,7 @@ def test_it_says_why_a_slices_traffic_does_not_reach_its_lane() -> None:
         Claim("d", 0x11004, None),
     ]
     right = wanted(claims, ["eth0"], existing={A, B, 0x11004})
-    assert explain(claims, right, right) == {
+    assert {name: reasons.normal for name, reasons in explain(claims, right, right).items()} == {
         "a": (),
         "b": ("there is no user b on this node",),
         "c": ("its class 1:1003 does not exist",),
@@ -280,9 +285,20 @@ def test_it_says_why_a_slices_traffic_does_not_reach_its_lane() -> None:
     unhooked = {place: lines for place, lines in right.frame.items() if place != "netdev chain egress0"}
     broken = explain(claims, right, Rules({**right.maps, "marks": marks, "uids": {}}, unhooked))
     no_hook = "netdev chain egress0 is missing, so nothing on eth0 is classified"
-    assert broken["a"] == (no_hook, "marks 0x1 leads to 1:1002 of b", "uids 5 is missing")
-    assert broken["b"] == ("there is no user b on this node", no_hook, "marks 0x2 is missing")
-    assert explain(claims, right, None)["a"] == ("there are no rules: the tables called bwexporter are missing",)
+    assert broken["a"].normal == (no_hook, "marks 0x1 leads to 1:1002 of b", "uids 5 is missing")
+    assert broken["b"].normal == ("there is no user b on this node", no_hook, "marks 0x2 is missing")
+    missing_tables = ("there are no rules: the tables called bwexporter are missing",)
+    assert explain(claims, right, None)["a"] == (missing_tables, missing_tables)
+
+
+def test_what_is_wrong_with_exempt_traffic_alone_is_said_of_it_alone() -> None:
+    """A missing exempt prefix is everybody's, a missing exempt class its slice's; normal traffic needs neither."""
+    claims = [Claim("a", A, 0x18001, mark=1), Claim("b", B, 0x18002, mark=2)]
+    right = wanted(claims, ["eth0"], networks("192.0.2.0/24"))
+    exempts: dict[Key, int] = {A: 0x18001}
+    found = explain(claims, right, Rules({**right.maps, "exempts": exempts, "exempt4": {}}, right.frame))
+    prefix = "exempt4 192.0.2.0/24 is missing"
+    assert found == {"a": ((), (prefix,)), "b": ((), (prefix, "exempts 1:1002 is missing"))}
 
 
 def test_every_device_has_a_hook_of_its_own() -> None:

@@ -14,8 +14,9 @@ import ipaddress
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE
 from bwexporter.kernel.rules import CGROUPS, Elements, Interval, Key, Rules, frame, handle_text, key_text
 from bwexporter.kernel.wire import TREE_HANDLE
 
@@ -126,29 +127,55 @@ def wanted(
     )
 
 
-def explain(claims: Iterable[Claim], wanted: Rules, actual: Rules | None) -> dict[str, tuple[str, ...]]:
-    """Say of each slice why its traffic does not reach its lane, or not all of it; nothing where it does."""
+def tells_apart(claims: Iterable[Claim], exempt_prefixes: Collection[Network]) -> bool:
+    """Say whether there is anything to sort: some slice is told from others, or some destination is exempt."""
+    return bool(exempt_prefixes) or any(
+        _has_keys(one) or one.troubles for one in claims if one.slice_name != ROOT_SLICE
+    )
+
+
+def _has_keys(one: Claim) -> bool:
+    return bool(one.uids or one.prefixes or one.cgroup is not None or one.mark is not None)
+
+
+class Reasons(NamedTuple):
+    """Why traffic does not reach its lane, or not all of it; nothing where it does."""
+
+    normal: tuple[str, ...]
+    exempt: tuple[str, ...]
+
+
+def explain(claims: Iterable[Claim], wanted: Rules, actual: Rules | None) -> dict[str, Reasons]:
+    """Say of each slice why its traffic does not reach its lanes."""
     common = list(_frame_troubles(wanted, actual))
     missing: dict[str, list[str]] = {}
+    unexempt: dict[str | None, list[str]] = {}  # None: for all slices
     for place, elements in wanted.maps.items() if actual else ():
         held = actual.maps.get(place, {}) if actual else {}
         for key, handle in elements.items():
             if held.get(key) != handle:
-                normal = key if place == "exempts" and isinstance(key, int) else handle
-                troubled = missing.setdefault(wanted.names[normal], []) if normal else common
-                troubled.append(f"{place} {key_text(place, key)} {_found_instead(held.get(key), wanted)}")
+                text = f"{place} {key_text(place, key)} {_found_instead(held.get(key), wanted)}"
+                if not handle:
+                    unexempt.setdefault(None, []).append(text)
+                elif place == "exempts" and isinstance(key, int):
+                    unexempt.setdefault(wanted.names[key], []).append(text)
+                else:
+                    missing.setdefault(wanted.names[handle], []).append(text)
     found = {}
     for one in claims:
-        troubles = [*wanted.problems.get(one.slice_name, ()), *_troubles_of(one)]
-        if one.slice_name in wanted.waiting:
-            found[one.slice_name] = (*troubles, f"its class {handle_text(one.normal)} does not exist")
+        name = one.slice_name
+        troubles = [*wanted.problems.get(name, ()), *_troubles_of(one)]
+        if name in wanted.waiting:
+            troubles.append(f"its class {handle_text(one.normal)} does not exist")
+            found[name] = Reasons(tuple(troubles), tuple(troubles))
         else:
-            found[one.slice_name] = (*troubles, *common, *missing.get(one.slice_name, ()))
+            normal = (*troubles, *common, *missing.get(name, ()))
+            found[name] = Reasons(normal, (*normal, *unexempt.get(None, ()), *unexempt.get(name, ())))
     return found
 
 
 def _troubles_of(one: Claim) -> Iterator[str]:
-    if not (one.uids or one.prefixes or one.cgroup is not None or one.mark is not None or one.troubles):
+    if not (_has_keys(one) or one.troubles or one.slice_name == DEFAULT_SLICE):
         yield "nothing tells its traffic from others': it has no user, uid, cgroup, addresses or mark"
 
 
@@ -215,11 +242,13 @@ class _Claimed:
 
     def _give_uids(self, one: Claim, uids: Interval) -> None:
         first, last = uids
-        at = bisect_right(self._uids, (last, last, 2**32))
+        at = bisect_right(self._uids, (last, 2**32, 2**32))
         # Those before `at` begin no later than our last; as none overlap, the one just before reaches furthest.
         before = self._uids[at - 1] if at else None
         if before is None or before[1] < first:
             self._uids.insert(at, (first, last, one.normal))
+        elif one.slice_name == ROOT_SLICE:
+            return  # a slice may have the node's own user; that is no clash
         elif before[2] != one.normal or not before[0] <= first <= last <= before[1]:
             holder = f"{key_text('uid_ranges', before[:2])} is claimed by {self.names[before[2]]} already"
             self.refuse(one, f"the users {key_text('uid_ranges', uids)} cannot be had as {holder}")

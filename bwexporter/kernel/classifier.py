@@ -35,7 +35,7 @@ from bwexporter.kernel.rules import (
     seal,
 )
 
-_CGROUP_PLACE = Path("/sys/fs/cgroup")  # nft looks nowhere else
+CGROUP_PLACE = Path("/sys/fs/cgroup")  # nft looks nowhere else
 _MOUNTS = Path("/proc/thread-self/mountinfo")
 _READS = 3
 _NOT_OURS_TO_READ = frozenset({"flows"})  # the kernel fills it
@@ -57,7 +57,14 @@ class _Here(NamedTuple):
     inodes: Mapping[str, int]  # of control groups, by path
     cgroup_root: str
     ifindexes: tuple[int, ...]
-    problems: tuple[str, ...]
+    missing_devices: tuple[str, ...]
+    missing_groups: Mapping[str, tuple[str, ...]]  # by slice
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Say what cannot be written, a line each."""
+        groups = (f"{name}: {text}" for name, texts in self.missing_groups.items() for text in texts)
+        return (*self.missing_devices, *groups)
 
 
 class _Seen(NamedTuple):
@@ -90,8 +97,16 @@ class Classifier:
         Control groups are named by the paths that the wanted rules have; others stand as `#` and their inode.
         """
         with self._lock:
-            inodes = _inodes(wanted, _cgroup_root()) if wanted else {}
+            inodes = _inodes(wanted, cgroup_root()) if wanted else {}
             return self._rules(self._look(), inodes)
+
+    def possible(self, wanted: Rules) -> Rules:
+        """Return what of the wanted rules can be written now; its problems say of each slice what cannot."""
+        here = _here(wanted)
+        problems = dict(wanted.problems)
+        for name, texts in here.missing_groups.items():
+            problems[name] = (*problems.get(name, ()), *texts)
+        return replace(here.rules, problems=problems)
 
     def apply(self, wanted: Rules) -> Outcome:
         """Make the kernel's rules the wanted ones, in one transaction, and read back what was written.
@@ -189,39 +204,40 @@ class Classifier:
 
 
 def _here(wanted: Rules) -> _Here:
-    devices, problems = {}, []
+    devices, missing_devices = {}, []
     for device in wanted.devices:
         try:
             devices[device] = socket.if_nametoindex(device)
         except OSError:
-            problems.append(f"device {device} is not there; nothing is classified on it")
+            missing_devices.append(f"device {device} is not there; nothing is classified on it")
     for device in [device for device in devices if '"' in device]:
         del devices[device]
-        problems.append(f"device {device} has a name that nft cannot write; nothing is classified on it")
+        missing_devices.append(f"device {device} has a name that nft cannot write; nothing is classified on it")
     if wanted.devices and not devices:
         raise KernelUnreadable(f"device {' or '.join(wanted.devices)} is not there")
-    root = _cgroup_root()
+    root = cgroup_root()
     inodes = _inodes(wanted, root)
-    maps = dict(wanted.maps)
+    maps, missing_groups = dict(wanted.maps), dict[str, tuple[str, ...]]()
     for name in [name for name in maps if name.startswith(CGROUPS)]:
-        missing = {path for path in maps[name] if path not in inodes}
-        problems += [_missing_group(wanted, name, path, root) for path in maps[name] if path in missing]
+        missing = {path: handle for path, handle in maps[name].items() if path not in inodes}
+        for path, handle in missing.items():
+            holder = wanted.names.get(handle, "a slice")
+            missing_groups[holder] = (*missing_groups.get(holder, ()), _missing_group(path, root))
         if missing:
             maps[name] = {path: handle for path, handle in maps[name].items() if path not in missing}
     rules = wanted
-    if problems:
+    if missing_devices or missing_groups:
         rules = replace(wanted, maps=maps, devices=tuple(devices), frame=frame(tuple(devices), maps))
-    return _Here(rules, inodes, root or "", tuple(devices.values()), tuple(problems))
+    return _Here(rules, inodes, root or "", tuple(devices.values()), tuple(missing_devices), missing_groups)
 
 
-def _missing_group(wanted: Rules, name: str, path: Key, root: str | None) -> str:
-    holder = wanted.names.get(wanted.maps[name][path], "a slice")
+def _missing_group(path: Key, root: str | None) -> str:
     if root is None:
-        return f"{holder}: no cgroup v2 hierarchy is mounted at or below {_CGROUP_PLACE}"
-    return f"{holder}: the control group {_CGROUP_PLACE / root / str(path)} is not there"
+        return f"no cgroup v2 hierarchy is mounted at or below {CGROUP_PLACE}"
+    return f"the control group {CGROUP_PLACE / root / str(path)} is not there"
 
 
-def _cgroup_root() -> str | None:
+def cgroup_root() -> str | None:
     """Return what stands before a group's path below /sys/fs/cgroup, as `unified/`; None where there is no v2."""
     try:
         lines = _MOUNTS.read_text().splitlines()
@@ -230,8 +246,8 @@ def _cgroup_root() -> str | None:
     for line in lines:
         mount, _, kind = line.partition(" - ")
         place = Path(mount.split(" ")[4])
-        if kind.startswith("cgroup2 ") and place.is_relative_to(_CGROUP_PLACE):
-            below = place.relative_to(_CGROUP_PLACE)
+        if kind.startswith("cgroup2 ") and place.is_relative_to(CGROUP_PLACE):
+            below = place.relative_to(CGROUP_PLACE)
             return f"{below}/" if below.parts else ""
     return None
 
@@ -243,7 +259,7 @@ def _inodes(wanted: Rules, root: str | None) -> dict[str, int]:
         if name.startswith(CGROUPS) and root is not None:
             for path in elements:
                 try:
-                    found[str(path)] = (_CGROUP_PLACE / root / str(path)).stat().st_ino
+                    found[str(path)] = (CGROUP_PLACE / root / str(path)).stat().st_ino
                 except OSError:
                     continue
     return found

@@ -46,7 +46,7 @@ _SYSTEM_FOLDERS = "/usr/sbin:/sbin"  # not in every user's PATH
 _BLOCK = re.compile(r"^\t(\S+ \S+) \{\n(.*?)^\t\}", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r'^\tcomment ".*"$', re.MULTILINE)
 
-_NOT_PERMITTED = "classifying traffic needs the capability CAP_NET_ADMIN; run as root or grant it, or use --shadow"
+_NOT_PERMITTED = "reading and changing nftables needs the capability CAP_NET_ADMIN; run as root, or grant it"
 
 Element = tuple[bytes, int, bool]
 """Key, value in the machine's byte order (0 where there is none), and whether it is the end of an interval."""
