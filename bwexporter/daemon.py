@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -60,7 +61,13 @@ class Publisher(Protocol):
 
 def read_clocks() -> Instant:
     """Read the clocks, once a turn."""
-    return Instant(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), BOOT_ID_FILE.read_text().strip())
+    return Instant(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), _boot_id())
+
+
+@cache
+def _boot_id() -> str:
+    """Read which boot this is; no process outlives it."""
+    return BOOT_ID_FILE.read_text().strip()
 
 
 class Daemon:

@@ -123,9 +123,9 @@ class Pace:
     frozen: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Desk:
-    """All that is known of one device between turns."""
+    """All that is known of one device between turns; a turn writes on it what each stage has found."""
 
     device: str
     door: Door
@@ -142,9 +142,9 @@ class Desk:
     due_at_boot_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Work:
-    """One device on its way through a turn; what has not been reached yet is None."""
+    """One device on its way through a turn, which fills in what each stage finds; None: not reached."""
 
     desk: Desk
     trouble: str = ""
@@ -199,16 +199,20 @@ class Turns:
         with self._timed("look"):
             works = [self._look(desk) for desk in due]
         with self._timed("count"):
-            works = [self._count(work, now) for work in works]
+            for work in works:
+                self._count(work, now)
         with self._timed("judge"):
-            works = [self._judge(work, now) for work in works]
+            for work in works:
+                self._judge(work, now)
         with self._timed("plan"):
-            works = [_plan(work) for work in works]
+            for work in works:
+                _plan(work)
         with self._timed("save"):
             saving = self._save(now)
         with self._timed("act"):
             sorting = self._sort(works, before=True)
-            works = [self._act(work) for work in works]
+            for work in works:
+                self._act(work)
             sorting += self._sort(works, before=False)
         with self._timed("tell"):
             devices = tuple(self._tell(work, now) for work in works)
@@ -249,10 +253,15 @@ class Turns:
 
     def finish(self, now: Instant, *, hold: bool) -> Saving:
         """Count once more and save, as the program ends; `hold` leaves ceilings that carry to the period's end."""
-        works = [self._count(self._look(desk), now) for desk in self.desks.values()]
+        works = [self._look(desk) for desk in self.desks.values()]
+        for work in works:
+            self._count(work, now)
         if hold and self.pace.enforcing and not self.pace.frozen:
-            for work in (self._judge(work, now) for work in works):
-                self._act(_plan(_held(work)))
+            for work in works:
+                self._judge(work, now)
+                _hold(work)
+                _plan(work)
+                self._act(work)
         return self._save(now)
 
     def _note(self, happened: Sequence[Event]) -> None:
@@ -274,37 +283,31 @@ class Turns:
             return _Work(desk, trouble=str(error))
         if desk.unread is not None:
             snapshot = lives.joined(desk.unread, snapshot)
-        desk = replace(desk, unread=snapshot)
-        self.desks[desk.device] = desk
+        desk.unread = snapshot
         return _Work(desk, snapshot=snapshot)
 
-    def _count(self, work: _Work, now: Instant) -> _Work:
+    def _count(self, work: _Work, now: Instant) -> None:
         """Count a look; one that holds impossible gains is taken again and then believed."""
-        snapshot = work.snapshot
-        if snapshot is None:
-            return work
         desk = work.desk
-        rule = desk.tariffs.period_rule
-        count = accounting.advance(desk.ledger, snapshot, now, period_rule=rule, rules=desk.rules)
-        line_rate = desk.tree.line_rate_bytes_per_second
-        implausible = accounting.implausible_rows(desk.ledger, count, line_rate)
+        if work.snapshot is None:
+            return
+        count, implausible = _advanced(desk, work.snapshot, now)
         if len(implausible):
-            again = self._look(self.desks[desk.device])
-            if again.snapshot is not None:
-                work, snapshot = again, again.snapshot
-                count = accounting.advance(desk.ledger, snapshot, now, period_rule=rule, rules=desk.rules)
-                implausible = accounting.implausible_rows(desk.ledger, count, line_rate)
-        desk = replace(desk, ledger=count.ledger, unread=None)
-        self.desks[desk.device] = desk
+            again = self._look(desk).snapshot
+            if again is not None:
+                work.snapshot = again
+                count, implausible = _advanced(desk, again, now)
+        desk.ledger, desk.unread = count.ledger, None
+        work.count, work.implausible = count, implausible
         self._note(events.of_count(count, implausible))
         handles = desk.ledger.counters.handle[: desk.ledger.enrolled]
-        rows = lives.find(snapshot.classes.handle, handles)
-        return replace(work, desk=desk, lane_rows=rows, count=count, implausible=implausible)
+        work.lane_rows = lives.find(work.snapshot.classes.handle, handles)
 
-    def _judge(self, work: _Work, now: Instant) -> _Work:
+    def _judge(self, work: _Work, now: Instant) -> None:
+        desk = work.desk
         if work.count is None:
-            return work
-        desk = replace(work.desk, frame=self._frame(work.desk))
+            return
+        desk.frame = self._frame(desk)
         until_regular = max(1e-3, self._regular_at_boot_seconds - now.boot_seconds)
         next_look = policy.next_look_seconds(
             desk.ledger,
@@ -314,9 +317,8 @@ class Turns:
             look_margin_seconds=self.pace.look_margin_seconds,
             kept=desk.frame,
         )
-        desk = replace(desk, due_at_boot_seconds=now.boot_seconds + next_look)
-        self.desks[desk.device] = desk
-        return replace(work, desk=desk, verdicts=self._verdicts(desk, _held_ceilings(work), next_look))
+        desk.due_at_boot_seconds = now.boot_seconds + next_look
+        work.verdicts = self._verdicts(desk, _held_ceilings(work), next_look)
 
     def _frame(self, desk: Desk) -> policy.Frame:
         return policy.framed(
@@ -350,20 +352,18 @@ class Turns:
             self._saved_wall_seconds = now.wall_seconds
         return saving
 
-    def _act(self, work: _Work) -> _Work:
+    def _act(self, work: _Work) -> None:
         if work.changes is None or work.wanted is None or self.pace.frozen or not self.pace.enforcing:
-            return work
+            return
         outcomes = _nothing_done()
         if work.changes.build_tree or len(work.changes):
             try:
                 outcomes = work.desk.door.apply(work.changes)
             except (KernelUnreadable, DeviceRefused) as error:
-                return replace(work, trouble=str(error))
-        accepted = outcomes.errno == 0
-        enforced = plan.settled(work.desk.enforced, work.changes, accepted, work.wanted)
-        desk = replace(work.desk, enforced=enforced)
-        self.desks[desk.device] = desk
-        return replace(work, desk=desk, outcomes=outcomes)
+                work.trouble = str(error)
+                return
+        work.outcomes = outcomes
+        work.desk.enforced = plan.settled(work.desk.enforced, work.changes, outcomes.errno == 0, work.wanted)
 
     def _sort(self, works: Sequence[_Work], *, before: bool) -> list[Sorted]:
         """Let the rules name classes that exist: those to be removed are forgotten before, new ones named after.
@@ -386,8 +386,7 @@ class Turns:
         """Make the device's report; of a device that could not be read, the last one with its trouble."""
         desk = work.desk
         if work.verdicts is None or work.changes is None or work.count is None or work.implausible is None:
-            due_at = now.boot_seconds + self.pace.interval_seconds
-            self.desks[desk.device] = replace(self.desks[desk.device], due_at_boot_seconds=due_at)
+            desk.due_at_boot_seconds = now.boot_seconds + self.pace.interval_seconds
             return self._unread(desk, work.trouble)
         told, accounts = events.of_verdicts(desk.ledger, desk.tariffs, work.verdicts)
         self._note(told)
@@ -396,13 +395,11 @@ class Turns:
             if work.changes.drift.any() or work.outcomes.errno.any():
                 # Of removed slices too, while their classes live.
                 row_of = dict(zip(counters.handle.tolist(), counters.account.tolist(), strict=True))
-            told, refused = events.of_outcomes(desk.ledger, work.changes, work.outcomes, row_of, told=desk.refused)
+            told, desk.refused = events.of_outcomes(desk.ledger, work.changes, work.outcomes, row_of, told=desk.refused)
             self._note(told)
-            desk = replace(desk, refused=refused)
-        desk = replace(desk, ledger=replace(desk.ledger, accounts=accounts))
-        report = self._device_report(desk, work)
-        self.desks[desk.device] = replace(desk, report=report)
-        return report
+        desk.ledger = replace(desk.ledger, accounts=accounts)
+        desk.report = self._device_report(desk, work)
+        return desk.report
 
     def _device_report(self, desk: Desk, work: _Work) -> DeviceReport:
         assert work.verdicts is not None  # noqa: S101  # narrowed by the caller
@@ -471,21 +468,25 @@ def _classes_there(work: _Work) -> frozenset[int]:
     return frozenset(work.snapshot.classes.handle.tolist()) - frozenset(going.tolist()) | _made(work)
 
 
-def _plan(work: _Work) -> _Work:
+def _advanced(desk: Desk, snapshot: Snapshot, now: Instant) -> tuple[accounting.Count, I8]:
+    """Count a look, and say which rows gained more than the line can carry."""
+    count = accounting.advance(desk.ledger, snapshot, now, period_rule=desk.tariffs.period_rule, rules=desk.rules)
+    return count, accounting.implausible_rows(desk.ledger, count, desk.tree.line_rate_bytes_per_second)
+
+
+def _plan(work: _Work) -> None:
     if work.verdicts is None or work.snapshot is None:
-        return work
+        return
     desk = work.desk
-    wanted = desk.tree.wanted(desk.tariffs, work.verdicts)
+    work.wanted = desk.tree.wanted(desk.tariffs, work.verdicts)
     ours = desk.tree.owns(work.snapshot.classes.handle)
-    changes = plan.diff(wanted, work.snapshot, ours=ours, known=desk.ledger.counters, enforced=desk.enforced)
-    return replace(work, wanted=wanted, changes=changes)
+    work.changes = plan.diff(work.wanted, work.snapshot, ours=ours, known=desk.ledger.counters, enforced=desk.enforced)
 
 
-def _held(work: _Work) -> _Work:
+def _hold(work: _Work) -> None:
     """Replace the law's ceilings by those that carry each lane to its period's end without another look."""
-    if work.verdicts is None:
-        return work
-    return replace(work, verdicts=policy.hold(work.desk.ledger, work.desk.tariffs, work.verdicts))
+    if work.verdicts is not None:
+        work.verdicts = policy.hold(work.desk.ledger, work.desk.tariffs, work.verdicts)
 
 
 def _at_look(work: _Work, column: Callable[[Snapshot], I8]) -> I8:

@@ -77,9 +77,9 @@ def of_verdicts(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> tuple[t
 
 def _only_paced(accounts: Accounts, verdicts: Verdicts) -> B1:
     """Mark lanes below their threshold that send nothing: the early looks of others pace them to and fro."""
-    below = (Reason.WITHIN, Reason.PACED)
     idle = accounts.recent_bytes[: len(verdicts)] == 0
-    only: B1 = idle & np.isin(verdicts.reason, below) & np.isin(accounts.told_reason[: len(verdicts)], below)
+    told_below = accounts.told_reason[: len(verdicts)] <= Reason.PACED
+    only: B1 = idle & told_below & (verdicts.reason <= Reason.PACED)
     return only
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
 from operator import attrgetter
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class Traffic(enum.Enum):
 
 
 class Reason(enum.IntEnum):
-    """Why a lane's ceiling is what it is; the lower-cased name is what people read."""
+    """Why a lane's ceiling is what it is; the lower-cased name is what people read. Up to PACED nothing is used up."""
 
     WITHIN = 0
     PACED = 1
@@ -80,42 +80,45 @@ class Instant:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Arrays of one length, read-only; the length is that of the first array."""
+    """Arrays of one length, read-only, and perhaps values that are said of all rows."""
 
     def __post_init__(self) -> None:
         """Make every array read-only; unequal lengths are a bug of ours (ValueError)."""
-        lengths = set()
-        for column in _values(self):
-            if isinstance(column, np.ndarray):
-                column.flags.writeable = False
-                lengths.add(len(column))
-        if len(lengths) > 1:
-            raise ValueError(f"columns of unequal length in {type(self).__name__}: {sorted(lengths)}")
+        columns = _columns(self)
+        rows = len(columns[0])
+        for column in columns:
+            column.setflags(write=False)
+            if len(column) != rows:
+                lengths = sorted({len(column) for column in columns})
+                raise ValueError(f"columns of unequal length in {type(self).__name__}: {lengths}")
 
     def __len__(self) -> int:
         """Count the rows."""
-        for column in _values(self):
-            if isinstance(column, np.ndarray):
-                return len(column)
-        return 0
+        return len(_columns(self)[0])
 
     def take(self, rows: I8 | B1) -> Self:
         """Return the rows of an index array or a mask, in its order."""
         if rows.dtype == bool:
             rows = np.flatnonzero(rows)
-        values = _values(self)
+        values = _getter(tuple(self.__dataclass_fields__))(self)
         return type(self)(*[value.take(rows) if isinstance(value, np.ndarray) else value for value in values])
 
 
-def _values(columns: Any) -> tuple[Any, ...]:
-    """Return the values of all fields at once: columns are made some thirty times a turn."""
+def _columns(columns: Columns) -> tuple[NDArray[Any], ...]:
     kind: Any = type(columns)
-    return _getter(kind)(columns)
+    return _getter(_column_names(kind))(columns)
 
 
 @cache
-def _getter(kind: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
-    return attrgetter(*kind.__dataclass_fields__)
+def _getter(names: tuple[str, ...]) -> Callable[[Columns], tuple[Any, ...]]:
+    return attrgetter(*names)
+
+
+@cache
+def _column_names(kind: Any) -> tuple[str, ...]:
+    """Return the fields that are declared as arrays."""
+    hints = get_type_hints(kind)
+    return tuple(name for name in kind.__dataclass_fields__ if get_origin(hints[name]) is np.ndarray)
 
 
 @dataclass(frozen=True, slots=True)
