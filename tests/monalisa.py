@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 
 LONGEST_STRING = 32767
+JAVA_BLANKS = "".join(map(chr, range(0x21)))  # what String.trim cuts off
 
 
 class Discarded(Exception):
@@ -55,7 +56,7 @@ def receive(payload: bytes, *, password: str | None = None) -> Stored:
     header = words.text()
     match = re.fullmatch(r"v:(.*?)p:(.*)", header, re.DOTALL)
     version = _version(match[1]) if match else None
-    if password is not None and (match is None or match[2].strip() != password):
+    if password is not None and (match is None or match[2].strip(JAVA_BLANKS) != password):
         raise Discarded
     if match and version is None:
         raise Discarded
@@ -83,7 +84,7 @@ def _values(words: _Words) -> tuple[tuple[str, float | str], ...]:
         raise Discarded
     values: list[tuple[str, float | str]] = []
     for _ in range(count):
-        name = words.text().strip()
+        name = words.text().strip(JAVA_BLANKS)
         if not name:
             break
         value = _value(words, words.integer())
@@ -94,7 +95,7 @@ def _values(words: _Words) -> tuple[tuple[str, float | str], ...]:
 
 def _value(words: _Words, code: int) -> float | str:
     if code == 0:
-        return words.text().strip()
+        return words.text().strip(JAVA_BLANKS)
     layout = {2: ">i", 3: ">q", 4: ">f", 5: ">d"}.get(code)
     if layout is None:
         raise Discarded

@@ -29,6 +29,7 @@ ROOMS = [
 
 DOORS = {
     "apscheduler": {"bwexporter.daemon"},
+    "httpx": {"bwexporter.fetch"},
     "prometheus_client": {"bwexporter.metrics"},
     "pyroute2": {"bwexporter.kernel", "bwexporter.demo"},
     "sqlite3": {"bwexporter.state"},
