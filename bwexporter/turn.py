@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bwexporter.core import accounting, enrolment, events, forecast, lives, plan, policy
+from bwexporter.core import accounting, enrolment, events, forecast, hand, lives, plan, policy
 from bwexporter.core.lanes import (
     B1,
     F8,
@@ -31,6 +31,7 @@ from bwexporter.core.lanes import (
     Tariffs,
     Verdicts,
 )
+from bwexporter.core.orders import Action, Command, Standing
 from bwexporter.core.periods import PeriodRule
 from bwexporter.core.report import DeviceReport, Event, Report, SliceInfo, SourceStatus
 from bwexporter.errors import DeviceRefused, KernelUnreadable
@@ -83,9 +84,16 @@ class Saving(Protocol):
 
 
 class Store(Protocol):
-    """Where accounts and events are kept."""
+    """Where accounts, events and orders are kept."""
 
-    def save(self, ledgers: Sequence[Ledger], events: Sequence[Event], at_wall_seconds: float) -> Saving:
+    def save(
+        self,
+        ledgers: Sequence[Ledger],
+        events: Sequence[Event],
+        at_wall_seconds: float,
+        *,
+        hand: hand.Hand | None = None,
+    ) -> Saving:
         """Keep a turn; never holds the caller up for more than about a second."""
 
 
@@ -130,7 +138,7 @@ class Desk:
     device: str
     door: Door
     tree: Tree
-    tariffs: Tariffs
+    tariffs: Tariffs  # as judged: what is written, and what is set by hand
     rules: tuple[PeriodRule, ...]
     ledger: Ledger
     enforced: Classes | None = None  # what was last asked of the kernel and accepted
@@ -138,6 +146,7 @@ class Desk:
     report: DeviceReport | None = None  # of the last good turn
     refused: frozenset[events.Refusal] = frozenset()  # changes that the last act was refused
     frame: policy.Frame | None = None  # what the tariffs come to
+    written: Tariffs | None = None  # the tariffs without the hand; None: as judged
     lost_at_wall_seconds: float | None = None  # when accounts were lost for good; None: never
     due_at_boot_seconds: float = 0.0
 
@@ -168,10 +177,12 @@ class Turns:
         pace: Pace,
         stopwatch: Callable[[], float],
         sorter: Sorter | None = None,
+        orders: hand.Hand | None = None,
     ) -> None:
         self.node = node
         self.pace = pace
         self.desks: dict[str, Desk] = {}
+        self.hand = orders  # None: nobody ever set anything by hand
         self.stage = ""
         self._store = store
         self._stopwatch = stopwatch
@@ -179,6 +190,7 @@ class Turns:
         self._known_classes: dict[str, frozenset[int]] = {}  # that rules may name, by device, as last seen
         self._events: list[Event] = []  # of this turn
         self._unsaved: list[Event] = []
+        self._untold: list[Event] = []  # of the hand, between turns
         self._regular_at_boot_seconds = 0.0
         self._saved_wall_seconds = 0.0
         self._seconds: dict[str, float] = {}
@@ -193,6 +205,9 @@ class Turns:
     ) -> Report:
         """Take one turn: all devices, or in an early look those that are due."""
         self._seconds, self._events = {}, []
+        if self.hand is not None:
+            self._wield(hand.moved_on(self.hand, now), now)
+        self._tell_of_hand()
         if not early:
             self._regular_at_boot_seconds = now.boot_seconds + self.pace.interval_seconds
         due = [desk for desk in self.desks.values() if not early or desk.due_at_boot_seconds <= now.boot_seconds]
@@ -221,7 +236,7 @@ class Turns:
             at=now,
             early=early,
             enforcing=self.pace.enforcing,
-            frozen=self.pace.frozen,
+            frozen=self._frozen,
             devices=devices,
             events=tuple(self._events),
             stage_seconds=self._seconds,
@@ -235,7 +250,48 @@ class Turns:
             sorting_drift=sum(one.drift for one in sorting),
             sorting_problems=tuple(dict.fromkeys(text for one in sorting for text in one.problems)),
             info=info or {},
+            by_hand=self._by_hand(),
         )
+
+    def obey(self, command: Command, now: Instant) -> hand.Obeyed:
+        """Carry out a command from now on; ValueError, with a sentence for people, where it cannot be."""
+        before = hand.moved_on(self.hand or hand.open_hand(now), now)
+        written = {device: desk.written or desk.tariffs for device, desk in self.desks.items()}
+        parents = {
+            device: (desk.tree.cap_bytes_per_second, desk.tree.line_rate_bytes_per_second)
+            for device, desk in self.desks.items()
+        }
+        obeyed = hand.obey(before.hand, command, list(written.values()), parents)
+        self._wield(before, now)
+        self._wield(obeyed, now, ended_by=command)
+        return obeyed
+
+    def _wield(self, obeyed: hand.Obeyed, now: Instant, *, ended_by: Command | None = None) -> None:
+        """Take over a hand: where its orders changed, tariffs are anew what is written and what it makes of that."""
+        before = frozenset(self.hand.orders if self.hand is not None else ())
+        self.hand = obeyed.hand
+        self._untold += hand.told(obeyed, now.wall_seconds, ended_by=ended_by)
+        lanes = {order.lane for order in before ^ frozenset(obeyed.hand.orders)}
+        for device, desk in self.desks.items():
+            if any(lane is None or lane.device == device for lane in lanes):
+                desk.written = desk.written or desk.tariffs
+                desk.tariffs = hand.over(desk.written, self.hand.orders)
+                desk.due_at_boot_seconds = now.boot_seconds
+
+    def _tell_of_hand(self) -> None:
+        self._note(self._untold)
+        self._untold = []
+
+    @property
+    def _frozen(self) -> bool:
+        """Say whether the kernel is left alone."""
+        return self.pace.frozen or (self.hand is not None and self.hand.has(Action.FREEZE))
+
+    def _by_hand(self) -> tuple[Standing, ...]:
+        if self.hand is None or not self.hand.orders:
+            return ()
+        written = {device: desk.written or desk.tariffs for device, desk in self.desks.items()}
+        return hand.standing(self.hand, written, {device: desk.ledger for device, desk in self.desks.items()})
 
     def is_early(self, now: Instant) -> bool:
         """Say whether the regular look is not due yet."""
@@ -244,19 +300,22 @@ class Turns:
     def next_look_seconds(self, now: Instant) -> float:
         """Return the time until the next look that is due, regular or early."""
         due = [self._regular_at_boot_seconds, *(desk.due_at_boot_seconds for desk in self.desks.values())]
+        if self.hand is not None:
+            due.append(self.hand.at.boot_seconds + self.hand.next_end_seconds)
         return max(0.0, min(due) - now.boot_seconds)
 
     def enlist(self, desk: Desk) -> None:
         """Put a device on the roster, or give it other tariffs; its accounts go on."""
         ledger = enrolment.enrol(desk.ledger, desk.tariffs, desk.tree.handles(desk.tariffs), desk.rules)
-        self.desks[desk.device] = replace(desk, ledger=ledger, report=None)
+        tariffs = desk.tariffs if self.hand is None else hand.over(desk.tariffs, self.hand.orders)
+        self.desks[desk.device] = replace(desk, ledger=ledger, report=None, tariffs=tariffs, written=desk.tariffs)
 
     def finish(self, now: Instant, *, hold: bool) -> Saving:
         """Count once more and save, as the program ends; `hold` leaves ceilings that carry to the period's end."""
         works = [self._look(desk) for desk in self.desks.values()]
         for work in works:
             self._count(work, now)
-        if hold and self.pace.enforcing and not self.pace.frozen:
+        if hold and self.pace.enforcing and not self._frozen:
             for work in works:
                 self._judge(work, now)
                 _hold(work)
@@ -300,8 +359,15 @@ class Turns:
         desk.ledger, desk.unread = count.ledger, None
         work.count, work.implausible = count, implausible
         self._note(events.of_count(count, implausible))
+        self._end_top_ups(count, now)
         handles = desk.ledger.counters.handle[: desk.ledger.enrolled]
         work.lane_rows = lives.find(work.snapshot.classes.handle, handles)
+
+    def _end_top_ups(self, count: accounting.Count, now: Instant) -> None:
+        """End the top-ups of accounts that rolled, in the turn that saves both or neither."""
+        if self.hand is not None:
+            self._wield(hand.ended_with_periods(self.hand, count.ledger, count.rolled.tolist()), now)
+            self._tell_of_hand()
 
     def _judge(self, work: _Work, now: Instant) -> None:
         desk = work.desk
@@ -340,20 +406,21 @@ class Turns:
             line_rate_bytes_per_second=desk.tree.line_rate_bytes_per_second,
             next_look_seconds=next_look_seconds,
             look_margin_seconds=self.pace.look_margin_seconds,
-            frozen=_lost(desk) | self.pace.frozen,
+            frozen=_lost(desk) | self._frozen,
             enforcing=self.pace.enforcing,
             kept=desk.frame,
         )
 
     def _save(self, now: Instant) -> Saving:
-        saving = self._store.save([desk.ledger for desk in self.desks.values()], self._unsaved, now.wall_seconds)
+        ledgers = [desk.ledger for desk in self.desks.values()]
+        saving = self._store.save(ledgers, self._unsaved, now.wall_seconds, hand=self.hand)
         self._unsaved = []  # the store keeps what it could not write yet
         if saving.saved:
             self._saved_wall_seconds = now.wall_seconds
         return saving
 
     def _act(self, work: _Work) -> None:
-        if work.changes is None or work.wanted is None or self.pace.frozen or not self.pace.enforcing:
+        if work.changes is None or work.wanted is None or self._frozen or not self.pace.enforcing:
             return
         outcomes = _nothing_done()
         if work.changes.build_tree or len(work.changes):
@@ -373,7 +440,7 @@ class Turns:
         seen = [work for work in works if work.snapshot is not None and work.changes is not None]
         if self._sorter is None or not self._sorter.needed or not seen:
             return []
-        if self.pace.frozen or not self.pace.enforcing:
+        if self._frozen or not self.pace.enforcing:
             return []
         # While a tree is being built its classes are as good as there: they will be in a moment.
         seen = [work for work in seen if not (before and _is_building(work))]

@@ -13,6 +13,7 @@ import numpy as np
 
 from bwexporter.core import periods
 from bwexporter.core.enrolment import open_ledger
+from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, UNLIMITED, Instant, Lane, Ledger, Tariffs, Traffic
 from bwexporter.core.report import DeviceReport, Event, Report
 from bwexporter.kernel.tree import DEFAULT_ID, ManagedTree
@@ -38,10 +39,14 @@ class Shelf:
 
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    hand: Hand | None = None
     saves: int = 0
 
-    def save(self, ledgers: Sequence[Ledger], events: Sequence[Event], at_wall_seconds: float) -> Kept:
+    def save(
+        self, ledgers: Sequence[Ledger], events: Sequence[Event], at_wall_seconds: float, *, hand: Hand | None = None
+    ) -> Kept:
         """Keep a turn."""
+        self.hand = hand
         assert at_wall_seconds > 0
         self.ledgers = {ledger.device: ledger for ledger in ledgers}
         self.events += events
@@ -102,7 +107,7 @@ class Node:
         if self.door is not None:
             self.door.close()
         self.door = FakeDevice(DEVICE, self.kernel)
-        self.turns = Turns("node", self.shelf, self.pace, time.perf_counter)
+        self.turns = Turns("node", self.shelf, self.pace, time.perf_counter, orders=self.shelf.hand)
         facts = self.door.facts()
         ledger = self.shelf.ledgers.get(DEVICE) or open_ledger(DEVICE, facts.ifindex, self.now())
         tree = ManagedTree(DEVICE, self.cap_bytes_per_second, GIGABIT, self.cap_bytes_per_second, facts.gso_max_bytes)

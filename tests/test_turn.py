@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from bwexporter.core.enrolment import open_ledger
+from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Changes, Instant, Lane, Ledger, Outcomes, Reason, Snapshot, Traffic
 from bwexporter.core.periods import Rolling
 from bwexporter.core.report import DeviceReport, Event, EventKind
@@ -250,8 +251,11 @@ class Stores:
     fails: bool = False
     raises: bool = False
 
-    def save(self, ledgers: Sequence[Ledger], events: Sequence[Event], at_wall_seconds: float) -> Kept:
+    def save(
+        self, ledgers: Sequence[Ledger], events: Sequence[Event], at_wall_seconds: float, *, hand: Hand | None = None
+    ) -> Kept:
         """Keep a turn, or not."""
+        assert hand is None
         assert at_wall_seconds > 0
         if self.raises:
             self.raises = False

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Lane, Ledger, Traffic
 from bwexporter.core.report import Event
 from bwexporter.errors import StateRefused
@@ -109,6 +110,7 @@ class State:
         self._path = path
         self._held = held
         self._ledgers = contents.ledgers
+        self.hand = contents.hand  # as it was found at opening; None: nothing was ever set by hand
         self._saver = saver
         self.recovered = recovery.text
         self.lost = recovery.lost
@@ -124,13 +126,15 @@ class State:
         events: Sequence[Event],
         at_wall_seconds: float,
         *,
+        hand: Hand | None = None,
         save_wait_seconds: float = 1.0,
     ) -> SaveOutcome:
         """Hand a turn to the saver, and wait for its commit no longer than `save_wait_seconds`.
 
-        What could not be written waits for the next save: of the accounts the latest, of the events all up to 10 000.
+        What could not be written waits for the next save: of the accounts and orders the latest, of the events all up
+        to 10 000.
         """
-        turn = books.Turn(at_wall_seconds, {ledger.device: ledger for ledger in ledgers}, tuple(events))
+        turn = books.Turn(at_wall_seconds, {ledger.device: ledger for ledger in ledgers}, tuple(events), hand=hand)
         return self._saver.wait(self._saver.hand_over(turn), save_wait_seconds)
 
     def ids(self) -> dict[str, int]:

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import I8, Lane, Ledger, Traffic
 from bwexporter.core.report import Event, EventKind
 from bwexporter.state import schema, use
+from bwexporter.state.orders import pack_hand, unpack_hand
 from bwexporter.state.pack import Damaged, pack_ledger, unpack_columns, unpack_ledger
 
 KEPT_SECONDS = 400 * 86400.0
@@ -34,9 +36,10 @@ class Turn:
     events: tuple[Event, ...] = ()
     ids: Mapping[str, int] = field(default_factory=dict)  # by slice
     dropped_events: int = 0
+    hand: Hand | None = None  # None: as it is
 
     def followed_by(self, later: Turn) -> Turn:
-        """Join two turns: of accounts and ids the later ones, of events all, up to a bound that drops the oldest."""
+        """Join two turns: of all the later, but of events both, up to a bound that drops the oldest."""
         events = self.events + later.events
         return Turn(
             at_wall_seconds=later.at_wall_seconds,
@@ -44,6 +47,7 @@ class Turn:
             events=events[-MOST_WAITING_EVENTS:],
             ids=joined_ids(self.ids, later.ids),
             dropped_events=self.dropped_events + later.dropped_events + max(0, len(events) - MOST_WAITING_EVENTS),
+            hand=later.hand or self.hand,
         )
 
 
@@ -60,6 +64,7 @@ class Contents:
     ledgers: dict[str, Ledger]
     ids: dict[str, int]
     lost_at_wall_seconds: float | None
+    hand: Hand | None = None  # None: nothing was ever set by hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,13 @@ def read_contents(connection: sqlite3.Connection) -> Contents:
     for (packed,) in connection.execute("SELECT packed FROM use_openings"):
         use.unpack_sums(packed)
     lost = connection.execute("SELECT value FROM facts WHERE key = 'lost_at'").fetchone()
-    return Contents(ledgers, dict(connection.execute("SELECT slice, id FROM ids")), None if lost is None else lost[0])
+    hand = connection.execute("SELECT packed FROM hand").fetchone()
+    return Contents(
+        ledgers,
+        dict(connection.execute("SELECT slice, id FROM ids")),
+        None if lost is None else lost[0],
+        None if hand is None else unpack_hand(hand[0]),
+    )
 
 
 def _lanes(connection: sqlite3.Connection) -> dict[int, Lane]:
@@ -159,6 +170,8 @@ class Books:
         self._looks = {device: _last_look(self._connection, device) for device in devices}
         self._openings = {device: _opening(self._connection, device) for device in devices}
         self._rows: dict[str, _Rows] = {}
+        self._written_tokens: tuple[str, ...] | None = None
+        self._had_orders = True
 
     def _inode_of_path(self) -> tuple[int, int]:
         status = self._path.stat()
@@ -185,7 +198,15 @@ class Books:
             "INSERT OR REPLACE INTO ids VALUES (?, ?, ?)",
             [(slice_name, slice_id, turn.at_wall_seconds) for slice_name, slice_id in turn.ids.items()],
         )
+        self._write_hand(turn.hand)
         self._connection.execute("COMMIT")
+
+    def _write_hand(self, hand: Hand | None) -> None:
+        """Write what is set by hand; with no order in force, only what changed."""
+        if hand is None or (not hand.orders and hand.tokens == self._written_tokens and not self._had_orders):
+            return
+        self._connection.execute("INSERT OR REPLACE INTO hand VALUES (1, ?)", (pack_hand(hand),))
+        self._written_tokens, self._had_orders = hand.tokens, bool(hand.orders)
 
     def _write_ledger(self, ledger: Ledger, at: float) -> None:
         rows = self._rows_of(ledger, at)

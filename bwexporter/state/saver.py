@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Ledger
 from bwexporter.errors import StateRefused
 from bwexporter.state import copies
@@ -47,6 +48,7 @@ class Saver:
         self._use_limit_bytes = use_limit_bytes
         self._ledgers: dict[str, Ledger] = dict(contents.ledgers)
         self._ids: dict[str, int] = dict(contents.ids)
+        self._hand: Hand | None = contents.hand
         self._changed = threading.Condition()
         self._waiting: Turn | None = None
         self._handed = self._finished = 0
@@ -80,6 +82,7 @@ class Saver:
         """Leave a turn to the thread, and return a ticket to wait with."""
         with self._changed:
             self._ledgers.update(turn.ledgers)
+            self._hand = turn.hand or self._hand
             self._join(turn)
             self._handed += 1
             self._changed.notify_all()
@@ -155,7 +158,8 @@ class Saver:
         books = self._sound_books(turn.at_wall_seconds)
         if self._restored:
             with self._changed:
-                turn = Turn(turn.at_wall_seconds, dict(self._ledgers), ids=self._ids).followed_by(turn)
+                known = Turn(turn.at_wall_seconds, dict(self._ledgers), ids=self._ids, hand=self._hand)
+                turn = known.followed_by(turn)
         books.write(turn)
         self._restored = False
         if turn.dropped_events:

@@ -55,7 +55,12 @@ def _tables_of_version_1(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: Sequence[Migration] = (_tables_of_version_1,)
+def _orders_of_version_2(connection: sqlite3.Connection) -> None:
+    # One row holds what was set by hand: it is small, and all of it or nothing is true.
+    connection.execute("CREATE TABLE hand (key INTEGER PRIMARY KEY CHECK (key = 1), packed TEXT NOT NULL)")
+
+
+MIGRATIONS: Sequence[Migration] = (_tables_of_version_1, _orders_of_version_2)
 """Migration n leads from version n to n + 1; they are only ever added to."""
 
 

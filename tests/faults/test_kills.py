@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Changes, Ledger, Outcomes, Snapshot
 from bwexporter.core.report import Event
 from bwexporter.turn import Desk
@@ -45,10 +46,12 @@ class Doomed:
         self._die_at("after the look")
         return snapshot
 
-    def save(self, ledgers: list[Ledger], events: list[Event], at_wall_seconds: float) -> Kept:
+    def save(
+        self, ledgers: list[Ledger], events: list[Event], at_wall_seconds: float, *, hand: Hand | None = None
+    ) -> Kept:
         """Save, if that is lived to see."""
         self._die_at("before the save")
-        kept = self._shelf.save(ledgers, events, at_wall_seconds)
+        kept = self._shelf.save(ledgers, events, at_wall_seconds, hand=hand)
         self._die_at("after the save")
         return kept
 
