@@ -137,6 +137,11 @@ class _Web(Written):
     config_file: NotYet = None
 
 
+class _Control(Written):
+    socket: Text | None = None
+    group: Text | None = None
+
+
 def _name_files(sources: tuple[_Source, ...]) -> tuple[_Source, ...]:
     files = [source.file for source in sources]
     faults = [Fault((at, "file"), MISSING) for at, file in enumerate(files) if file is None]
@@ -173,6 +178,7 @@ class _Keys(Written):
     defaults: _Defaults = _Defaults()
     slices: Annotated[tuple[_Source, ...], AfterValidator(_name_files)] = ()
     web: _Web = _Web()
+    control: _Control = _Control()
     apmon: NotYet = None
 
 
@@ -194,6 +200,8 @@ class Config:
     defaults: Mapping[Traffic, LaneTerms]
     slice_files: tuple[Path, ...]
     listen: tuple[Listen, ...]
+    control_socket: Path
+    control_group: str | None  # whose members may give orders beside root and the program's own user
     warnings: tuple[Problem, ...] = ()
 
 
@@ -229,6 +237,8 @@ def read_config(document: Document, path: Path) -> Config:
         defaults=defaults,
         slice_files=tuple(path.parent / source.file for source in keys.slices if source.file),
         listen=keys.web.listen,
+        control_socket=path.parent / (keys.control.socket or f"{keys.state}.control"),
+        control_group=keys.control.group,
         warnings=tuple(document.problem(fault.path, fault.text) for fault in _warnings(defaults)),
     )
 

@@ -11,9 +11,11 @@ wall clock was stepped, so that a step neither stops nor floods the turns.
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -26,7 +28,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from bwexporter.core.accounting import STEP_TOLERANCE_SECONDS
+from bwexporter.core.hand import Done, Obeyed, told
 from bwexporter.core.lanes import Instant
+from bwexporter.core.orders import Command
 from bwexporter.core.report import Event, EventKind, Report
 from bwexporter.errors import ConfigError
 from bwexporter.roster import Roll
@@ -83,6 +87,8 @@ class Daemon:
         self._sorting = sorting
         self._sorting_problems: tuple[str, ...] = ()
         self._reload_wanted = threading.Event()
+        self._commands = queue.SimpleQueue[tuple[Command, Future[Done]]]()
+        self._in_turn = False
         self._stopping = threading.Event()
         self._last_full: Report | None = None
         self._last_good_monotonic: float | None = None
@@ -115,10 +121,24 @@ class Daemon:
         self._reload_wanted.set()
         self._wake_in(0.0)
 
+    def command(self, command: Command) -> Future[Done]:
+        """Leave an order by hand to the next turn, which is due at once; any thread may.
+
+        The answer comes when that turn has saved it. It is a ValueError, with a sentence for people, where the order
+        cannot be carried out.
+        """
+        waiting: Future[Done] = Future()
+        self._commands.put((command, waiting))
+        if not self._in_turn:  # otherwise the turn that runs sees to it at its end
+            self._wake_in(0.0)
+        return waiting
+
     def stop(self, *, hold: bool) -> bool:
         """End: the running turn ends, what was sent is counted once more and saved; true where it was saved."""
         self._stopping.set()
         self._scheduler.shutdown(wait=True)
+        for _, waiting in self._taken_commands():
+            waiting.set_exception(ValueError("bwexporter is being stopped: nothing was done"))
         return self.finish(hold=hold)
 
     def finish(self, *, hold: bool) -> bool:
@@ -151,6 +171,23 @@ class Daemon:
 
     def take_turn(self) -> None:
         """Take the turn that is due, and set the time of the next one."""
+        commands = list[tuple[Command, Future[Done], Obeyed]]()
+        self._in_turn = True
+        try:
+            saved = self._take_turn(commands)
+        except BaseException:
+            for _, waiting, _ in commands:
+                waiting.set_exception(RuntimeError("the turn failed"))
+            raise
+        finally:
+            self._in_turn = False
+        _answer(commands, saved=saved)
+        self._wake_in(self._turns.next_look_seconds(read_clocks()))
+        if self._reload_wanted.is_set() or not self._commands.empty():  # asked for while the turn ran
+            self._wake_in(0.0)
+
+    def _take_turn(self, commands: list[tuple[Command, Future[Done], Obeyed]]) -> bool:
+        """Take a turn, after what was asked for; say whether it was saved. `commands` gets what is to be answered."""
         now = read_clocks()
         self._last_begun_monotonic = time.monotonic()
         early = self._turns.is_early(now)
@@ -159,8 +196,28 @@ class Daemon:
             self._tell(self._turns.take(now, sources=self._roll.sources, info=self._roll.info))
             self._enlist_anew()
             now, early = read_clocks(), False
-        self._tell(self._turns.take(now, sources=self._roll.sources, info=self._roll.info, early=early))
-        self._wake_in(self._turns.next_look_seconds(read_clocks()))
+        commands += self._obeyed(now)
+        early = early and not commands
+        report = self._turns.take(now, sources=self._roll.sources, info=self._roll.info, early=early)
+        self._tell(report)
+        return report.saved
+
+    def _obeyed(self, now: Instant) -> list[tuple[Command, Future[Done], Obeyed]]:
+        """Carry out the orders that wait; those that cannot be are answered at once."""
+        done = []
+        for command, waiting in self._taken_commands():
+            try:
+                done.append((command, waiting, self._turns.obey(command, now)))
+            except ValueError as refusal:
+                waiting.set_exception(refusal)
+        return done
+
+    def _taken_commands(self) -> list[tuple[Command, Future[Done]]]:
+        """Take the orders that wait, without those that nobody waits for any more."""
+        taken = list[tuple[Command, Future[Done]]]()
+        while not self._commands.empty():
+            taken.append(self._commands.get())
+        return [(command, waiting) for command, waiting in taken if waiting.set_running_or_notify_cancel()]
 
     def _enlist_anew(self) -> None:
         """Take over a new roll, what was sent until now having been counted under the old one."""
@@ -248,6 +305,12 @@ class _FromNow(IntervalTrigger):  # type: ignore[misc]  # APScheduler 3 is not t
     def get_next_fire_time(self, _: datetime | None, now: datetime) -> datetime:
         """Return the time of the next turn, unless a turn says otherwise."""
         return now + timedelta(seconds=self.interval_length)
+
+
+def _answer(commands: Sequence[tuple[Command, Future[Done], Obeyed]], *, saved: bool) -> None:
+    for command, waiting, obeyed in commands:
+        events = told(replace(obeyed, again=False), obeyed.hand.at.wall_seconds, ended_by=command)
+        waiting.set_result(Done(events, saved=saved, again=obeyed.again))
 
 
 def _wall_minus_boot() -> float:

@@ -162,11 +162,21 @@ def _what_can_change(running: Config, new: Config) -> tuple[Config, list[Problem
             ("state", running.state, new.state),
             ("devices", _names(running), _names(new)),
             ("web.listen", running.listen, new.listen),
+            ("control.socket", running.control_socket, new.control_socket),
+            ("control.group", running.control_group, new.control_group),
         )
         if before != after
     ]
     devices = new.devices if _names(running) == _names(new) else running.devices
-    kept = replace(new, node=running.node, state=running.state, devices=devices, listen=running.listen)
+    kept = replace(
+        new,
+        node=running.node,
+        state=running.state,
+        devices=devices,
+        listen=running.listen,
+        control_socket=running.control_socket,
+        control_group=running.control_group,
+    )
     return kept, problems
 
 

@@ -31,7 +31,7 @@ from bwexporter.core.lanes import (
     Tariffs,
     Verdicts,
 )
-from bwexporter.core.orders import Action, Command, Standing
+from bwexporter.core.orders import Action, Command, InForce
 from bwexporter.core.periods import PeriodRule
 from bwexporter.core.report import DeviceReport, Event, Report, SliceInfo, SourceStatus
 from bwexporter.errors import DeviceRefused, KernelUnreadable
@@ -287,7 +287,7 @@ class Turns:
         """Say whether the kernel is left alone."""
         return self.pace.frozen or (self.hand is not None and self.hand.has(Action.FREEZE))
 
-    def _by_hand(self) -> tuple[Standing, ...]:
+    def _by_hand(self) -> tuple[InForce, ...]:
         if self.hand is None or not self.hand.orders:
             return ()
         written = {device: desk.written or desk.tariffs for device, desk in self.desks.items()}

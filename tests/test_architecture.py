@@ -40,7 +40,13 @@ DOORS = {
     "click": {"bwexporter.cli"},
     "rich": {"bwexporter.cli", "bwexporter.demo"},
     "pydantic_core": {"bwexporter.written"},
-    "pydantic": {"bwexporter.config", "bwexporter.settings", "bwexporter.slices", "bwexporter.written"},
+    "pydantic": {
+        "bwexporter.config",
+        "bwexporter.control",
+        "bwexporter.settings",
+        "bwexporter.slices",
+        "bwexporter.written",
+    },
 }
 """Which rooms may import a library; where it says one room, that is the library's only door."""
 

@@ -6,6 +6,7 @@ what the rooms do.
 
 from __future__ import annotations
 
+import grp
 import logging
 import os
 import pwd
@@ -23,10 +24,11 @@ from typing import NamedTuple
 from bwexporter.cli.supervised import Supervisor
 from bwexporter.cli.table import console, lanes_table
 from bwexporter.config import Config, Listen, OnStop, load_config
+from bwexporter.control import Control
 from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.lanes import DeviceFacts, Instant, Ledger, Snapshot
 from bwexporter.daemon import Daemon, read_clocks
-from bwexporter.errors import DeviceRefused, KernelUnreadable
+from bwexporter.errors import ConfigError, DeviceRefused, KernelUnreadable, Problem
 from bwexporter.kernel.classifier import Classifier
 from bwexporter.kernel.htb import Device
 from bwexporter.lock import hold_device
@@ -93,6 +95,7 @@ class _Node:
         opened: Mapping[str, Opened],
         read_since: Mapping[Path, Identity],
     ) -> None:
+        self._config = config
         self._on_stop = config.on_stop
         self._state = state
         facts = {name: device.door.facts() for name, device in opened.items()}
@@ -107,7 +110,7 @@ class _Node:
         )
         self._exposition = Exposition(list(opened))
         sorting = Sorting(Classifier(take_over=wanted.take_over))
-        self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter, sorting)
+        self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter, sorting, orders=state.hand)
         self._file_watch = _FileWatch(self._roster)
         roll = self._call_roll(anew=False)
         self._daemon = Daemon(self._turns, self._exposition, self._call_roll, roll, sorting)
@@ -126,12 +129,14 @@ class _Node:
             ready=self._daemon.ready,
         )
         server = Server(app, sockets)
+        control = self._control()
         ended = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())
         signal.signal(signal.SIGHUP, lambda *_: self._daemon.reload())
         server.start()
         self._daemon.start()
+        control.start()
         for listening in sockets:
             host, port, *_ = listening.getsockname()
             log.info("listening on %s port %s", host, port)
@@ -140,9 +145,21 @@ class _Node:
             self._watch_over(woken, ended, supervisor)
         supervisor.stopping()
         log.info("stopping")
+        control.close()
         saved = self._daemon.stop(hold=self._on_stop is OnStop.HOLD)
         server.stop()
         return 0 if saved else 1
+
+    def _control(self) -> Control:
+        """Open the socket for orders by hand."""
+        group = self._config.control_group
+        try:
+            group_id = None if group is None else grp.getgrnam(group).gr_gid
+        except KeyError:
+            problem = Problem(str(self._config.path), 0, "control.group", f"there is no group {group!r} on this node")
+            raise ConfigError([problem]) from None
+        count_refusal = self._exposition.count_control_refusal
+        return Control(self._config.control_socket, self._daemon.command, count_refusal, group_id=group_id)
 
     def _watch_over(self, woken: socket.socket, ended: threading.Event, supervisor: Supervisor) -> None:
         """Wait for the end; tell the service manager meanwhile that the first turn has ended and that turns go on."""

@@ -26,6 +26,10 @@ def status(answer: Mapping[str, Any], slice_name: str | None) -> None:
     terminal = console()
     table = lanes_table(answer, width=terminal.width, now_seconds=answer["taken_at"], slice_name=slice_name)
     terminal.print(table)
+    for order in answer.get("by_hand", ()):
+        if order["slice"] is None or slice_name in {None, order["slice"], order.get("borrower")}:
+            place = " ".join(order[part] for part in ("device", "slice", "traffic") if order[part])
+            terminal.print(f"{place or 'the node'}: {order['sentence']}", markup=False, highlight=False, soft_wrap=True)
 
 
 def slices(config_path: Path, *, as_json: bool) -> None:

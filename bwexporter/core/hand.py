@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from bwexporter.core.accounting import elapsed_seconds
 from bwexporter.core.lanes import I8, UNLIMITED, Instant, Lane, Ledger, Tariffs, Traffic
-from bwexporter.core.orders import FOR_GOOD, OF_NODE, Action, Command, Order, Outcome, Standing
+from bwexporter.core.orders import FOR_GOOD, OF_NODE, Action, Command, InForce, Order, Outcome
 from bwexporter.core.report import Event, EventKind
 
 MOST_ORDERS = 1_000
@@ -55,6 +55,15 @@ class Obeyed:
     given: tuple[Order, ...] = ()
     ended: tuple[tuple[Order, Outcome], ...] = ()
     again: bool = False  # the command had been done before
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What is answered to a command: what was told of it, and whether that would survive the program's end."""
+
+    events: tuple[Event, ...]
+    saved: bool
+    again: bool
 
 
 def open_hand(now: Instant) -> Hand:
@@ -306,28 +315,20 @@ def _event(order: Order, at_wall_seconds: float, inputs: Mapping[str, int | floa
 
 
 def _inputs(order: Order, outcome: Outcome, hand: Hand, at_wall_seconds: float) -> dict[str, int | float | str]:
-    amounts = {
-        "rate_bytes_per_second": order.rate_bytes_per_second,
-        "guarantee_bytes_per_second": order.guarantee_bytes_per_second,
-        "volume_bytes": order.volume_bytes,
-        "share": order.share,
-    }
-    inputs: dict[str, int | float | str] = {"action": order.action.value, "outcome": outcome.value}
-    inputs |= {name: amount for name, amount in amounts.items() if amount}
-    inputs |= {"borrower": order.borrower} if order.borrower else {}
+    inputs: dict[str, int | float | str] = {"outcome": outcome.value, **order.terms}
     if order.until_seconds < FOR_GOOD:
         inputs["until_timestamp_seconds"] = round(at_wall_seconds + order.until_seconds - hand.seconds, 3)
     return {**inputs, "who": order.who, "reason": order.reason, "token": order.token}
 
 
-def standing(hand: Hand, written: Mapping[str, Tariffs], ledgers: Mapping[str, Ledger]) -> tuple[Standing, ...]:
+def standing(hand: Hand, written: Mapping[str, Tariffs], ledgers: Mapping[str, Ledger]) -> tuple[InForce, ...]:
     """Tell every order in force, with its end on the wall clock."""
     asked = {order.lane.device for order in hand.orders if order.lane and order.action is Action.TOP_UP}
     ends = {lane: at for device in asked if device in ledgers for lane, at in _period_ends(ledgers[device])}
     return tuple(
-        Standing(order, ends[order.lane], resting=False)
+        InForce(order, ends[order.lane], resting=False)
         if order.action is Action.TOP_UP and order.lane in ends
-        else Standing(order, hand.at.wall_seconds + order.until_seconds - hand.seconds, _rests(order, hand, written))
+        else InForce(order, hand.at.wall_seconds + order.until_seconds - hand.seconds, _rests(order, hand, written))
         for order in hand.orders
     )
 

@@ -83,9 +83,21 @@ class Order:
             return None
         return self.lane._replace(slice_name=self.borrower)
 
+    @property
+    def terms(self) -> dict[str, int | float | str]:
+        """Return what was ordered: the action, and the amounts and the borrower that it has."""
+        amounts: dict[str, int | str] = {
+            "rate_bytes_per_second": self.rate_bytes_per_second,
+            "guarantee_bytes_per_second": self.guarantee_bytes_per_second,
+            "volume_bytes": self.volume_bytes,
+            "share": self.share,
+            "borrower": self.borrower,
+        }
+        return {"action": self.action.value, **{name: amount for name, amount in amounts.items() if amount}}
+
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class InForce:
     """An order in force as a report tells it."""
 
     order: Order

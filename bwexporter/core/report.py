@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bwexporter.core.lanes import F8, I8, Changes, Instant, Lane, Ledger, Outcomes, Tariffs, Verdicts
-from bwexporter.core.orders import Standing
+from bwexporter.core.orders import InForce
 
 
 class EventKind(enum.Enum):
@@ -112,4 +112,4 @@ class Report:
     config_reload_successful: bool = True
     config_reloaded_wall_seconds: float = 0.0
     info: Mapping[str, SliceInfo] = field(default_factory=dict)
-    by_hand: tuple[Standing, ...] = ()  # the orders in force
+    by_hand: tuple[InForce, ...] = ()  # the orders in force

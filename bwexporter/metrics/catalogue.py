@@ -301,6 +301,17 @@ def _source(name: str, unit: str, text: str, value: Callable[[SourceStatus], int
     return StandingFamily(f"bwexporter_source_{name}", Kind.GAUGE, unit, ("source",), text, samples)
 
 
+def _hand_untils(standing: Standing) -> list[Sample]:
+    """Return when each order of a lane ends; of several of one kind, as top-ups, the last."""
+    ends: dict[tuple[str, ...], float] = {}
+    for one in standing.report.by_hand if standing.report else ():
+        lane, action = one.order.lane, one.order.action.value
+        if lane is not None:
+            labels = (lane.device, lane.slice_name, lane.traffic.value, action)
+            ends[labels] = max(ends.get(labels, 0.0), round(one.until_wall_seconds, 3))
+    return list(ends.items())
+
+
 def _node(name: str, unit: str, text: str, samples: Callable[[Standing], Iterable[Sample]]) -> StandingFamily:
     return StandingFamily(f"bwexporter_{name}", Kind.GAUGE, unit, (), text, samples)
 
@@ -349,6 +360,14 @@ STANDING_FAMILIES: tuple[StandingFamily, ...] = (
         "seconds",
         "Unix time of the last full turn that read every device.",
         _last_good_turn,
+    ),
+    StandingFamily(
+        "bwexporter_slice_hand_until_timestamp_seconds",
+        Kind.GAUGE,
+        "seconds",
+        ("device", "slice", "traffic", "action"),
+        "Unix time until which an order by hand is in force; a top-up is until its period ends.",
+        _hand_untils,
     ),
     _node(
         "frozen",
@@ -451,6 +470,13 @@ IMPLAUSIBLE_READINGS = Family(
     ("device",),
     "Readings that grew faster than the line rate allows; they are counted in full.",
 )
+CONTROL_REFUSALS = Family(
+    "bwexporter_control_refusals_total",
+    Kind.COUNTER,
+    "",
+    (),
+    "Orders by hand that were refused: not permitted, malformed, or impossible.",
+)
 STATE_FAILURES = Family(
     "bwexporter_state_failures_total", Kind.COUNTER, "", (), "Turns with trouble in keeping the state."
 )
@@ -468,6 +494,7 @@ OWN_FAMILIES: tuple[Family, ...] = (
     ORPHANS_REMOVED,
     IMPLAUSIBLE_READINGS,
     STATE_FAILURES,
+    CONTROL_REFUSALS,
 )
 
 

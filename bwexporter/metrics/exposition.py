@@ -79,6 +79,10 @@ class Exposition:
         """Count a turn that did not begin in time; it shows with the next exposition."""
         self.instruments.count_misfire()
 
+    def count_control_refusal(self) -> None:
+        """Count an order by hand that was refused; it shows with the next exposition. Any thread may call it."""
+        self.instruments.count_control_refusal()
+
     def _publish(self, standing: Standing) -> Rendered:
         self.standing = standing
         self._current = self._rendered()

@@ -40,6 +40,7 @@ class Instruments(Collector):
         self._orphans_removed = self._counter(catalogue.ORPHANS_REMOVED)
         self._implausible = self._counter(catalogue.IMPLAUSIBLE_READINGS)
         self._state_failures = self._counter(catalogue.STATE_FAILURES)
+        self._control_refusals = self._counter(catalogue.CONTROL_REFUSALS)
         for stage in catalogue.STAGES:
             self._stage_seconds.labels(stage)
             self._turn_failures.labels(stage)
@@ -99,6 +100,10 @@ class Instruments(Collector):
     def count_misfire(self) -> None:
         """Count a turn that did not begin in time."""
         self._misfires.inc()
+
+    def count_control_refusal(self) -> None:
+        """Count an order by hand that was refused."""
+        self._control_refusals.inc()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families; the times at which they were created are of no use to anybody and left out."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from bwexporter import telling
 from bwexporter.core.lanes import UNLIMITED, Reason
 from bwexporter.core.report import DeviceReport, Report
 
@@ -29,6 +30,8 @@ def slices(report: Report) -> Mapping[str, object]:
         "node": report.node,
         "taken_at": report.at.wall_seconds,
         "enforcing": report.enforcing,
+        "frozen": report.frozen,
+        "by_hand": [telling.order_row(one) for one in report.by_hand],
         "up": not troubles,
         "troubles": troubles,
         "slices": [row for device in report.devices for row in _rows(report, device)],
