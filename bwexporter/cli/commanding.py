@@ -75,7 +75,7 @@ def _answer(connection: socket.socket) -> dict[str, Any] | None:
 
 def _no_answer(path: Path, error: OSError | None, *, sent: bool) -> str:
     if sent:
-        return "bwexporter ended before it answered: `bwexporter history` says whether the order was carried out"
+        return "bwexporter ended before it answered: `bwexporter status` says whether the order is in force"
     if isinstance(error, PermissionError):
         return f"this user may give no orders: the control socket {path} is for its owner, root and control.group"
     return f"no bwexporter listens at {path} ({error.strerror if error else 'no answer'}); is it running?"

@@ -76,7 +76,7 @@ def slice_group() -> None:
     """Cap, release, top up, restore or lend by hand, for a while.
 
     Orders go to the bwexporter of this machine through its control socket, which is for root and the user it runs as
-    (and the members of control.group). Each has an end, a reason and a place in `bwexporter history`; it is in force
+    (and the members of control.group). Each has an end, a reason and a record; it is in force
     within moments, and a restart, a reload, a stepped clock or a crash neither loses, doubles nor prolongs it.
     """
 
