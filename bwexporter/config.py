@@ -200,9 +200,14 @@ class Config:
     defaults: Mapping[Traffic, LaneTerms]
     slice_files: tuple[Path, ...]
     listen: tuple[Listen, ...]
-    control_socket: Path
+    control_socket: Path | None  # None: beside the state
     control_group: str | None  # whose members may give orders beside root and the program's own user
     warnings: tuple[Problem, ...] = ()
+
+    @property
+    def control_path(self) -> Path:
+        """Return where the control socket is."""
+        return self.control_socket or self.state.with_name(f"{self.state.name}.control")
 
 
 def load_config(path: Path) -> Config:
@@ -237,7 +242,7 @@ def read_config(document: Document, path: Path) -> Config:
         defaults=defaults,
         slice_files=tuple(path.parent / source.file for source in keys.slices if source.file),
         listen=keys.web.listen,
-        control_socket=path.parent / (keys.control.socket or f"{keys.state}.control"),
+        control_socket=path.parent / keys.control.socket if keys.control.socket else None,
         control_group=keys.control.group,
         warnings=tuple(document.problem(fault.path, fault.text) for fault in _warnings(defaults)),
     )

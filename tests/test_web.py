@@ -246,6 +246,8 @@ class TestSlicesApi:
             "node": "node1.example.org",
             "taken_at": NOW_WALL_SECONDS,
             "enforcing": True,
+            "frozen": False,
+            "by_hand": [],
             "up": True,
             "troubles": {},
             "slices": [

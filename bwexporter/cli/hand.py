@@ -194,7 +194,7 @@ def _order(action: Action, config_path: Path, *, as_json: bool, **given: Any) ->
     """Have an order carried out, and say what came of it."""
     wanted = {name: value for name, value in given.items() if value is not None and value != "both"}
     wanted = {name: int(value) if name.endswith("_per_second") else value for name, value in wanted.items()}
-    answer = commanding.obeyed(load_config(config_path).control_socket, {"action": action.value, **wanted})
+    answer = commanding.obeyed(load_config(config_path).control_path, {"action": action.value, **wanted})
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return

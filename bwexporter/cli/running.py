@@ -159,7 +159,7 @@ class _Node:
             problem = Problem(str(self._config.path), 0, "control.group", f"there is no group {group!r} on this node")
             raise ConfigError([problem]) from None
         count_refusal = self._exposition.count_control_refusal
-        return Control(self._config.control_socket, self._daemon.command, count_refusal, group_id=group_id)
+        return Control(self._config.control_path, self._daemon.command, count_refusal, group_id=group_id)
 
     def _watch_over(self, woken: socket.socket, ended: threading.Event, supervisor: Supervisor) -> None:
         """Wait for the end; tell the service manager meanwhile that the first turn has ended and that turns go on."""
