@@ -1,0 +1,1 @@
+"""Installing on fresh systems: `python -m tests.install`."""

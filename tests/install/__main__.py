@@ -1,0 +1,175 @@
+"""Install bwexporter on fresh systems in each way that the documentation tells, and see it work under the real systemd.
+
+    python -m tests.install [--suite bookworm] [--way pip] ...
+
+Turns a suite and a way into a running service, or a sentence that says what did not work; exit 1 then. Knows: the ways,
+and what an operator would look at. Does not know: how a system is made. Needs root and debootstrap, and some minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tests.install.tree import Booted, Failed, Tree, run_here, say, wait_for
+
+ROOT = Path(__file__).parent.parent.parent
+SUITES = ("bookworm", "trixie")
+CONFIG = """
+devices: [{name: eth0, cap: 100mbit, line_rate: 1gbit}]
+state: /var/lib/bwexporter/state.db
+interval: 1s
+slices: [{file: slices.yml}]
+"""
+SLICES = "slices: [{name: ann, id: 1, match: {addresses: [10.9.9.1/32]}, normal: {full: %s, allowance: 5GB}}]\n"
+ONE_CAPABILITY = 1 << 12  # CAP_NET_ADMIN
+
+_SEND = "import socket; s = socket.socket(2, 2); [s.sendto(bytes(1000), ('10.9.9.2', 9)) for _ in range(100)]"
+_ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
+
+
+def main() -> int:
+    """Try the wanted ways on the wanted suites."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--suite", action="append", choices=SUITES)
+    parser.add_argument("--way", action="append", choices=WAYS)
+    given = parser.parse_args()
+    if os.geteuid():
+        say("this makes systems and boots them, and so needs root")
+        return 2
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="bwexporter-install-") as name:
+        for suite in given.suite or SUITES:
+            for way in given.way or WAYS:
+                folder = Path(name, way)
+                folder.mkdir(exist_ok=True)
+                began = time.monotonic()
+                try:
+                    tree = Tree(suite, folder)
+                    WAYS[way](tree)
+                    with Booted(tree) as booted:
+                        see_it_work(booted)
+                except Failed as error:
+                    failed += 1
+                    say(f"FAILED {suite} {way}: {error}")
+                else:
+                    say(f"ok {suite} {way} {time.monotonic() - began:.0f} s")
+                finally:
+                    run_here(["rm", "-rf", "--one-file-system", str(folder)])
+    print(f"{len(given.suite or SUITES) * len(given.way or WAYS) - failed} passed, {failed} failed")  # noqa: T201
+    return 1 if failed else 0
+
+
+def by_pip(tree: Tree) -> None:
+    """Install the wheel into a virtual environment, and the unit by hand, as docs/install.md says."""
+    run_here(
+        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tree.root / "root"), str(ROOT)]
+    )
+    tree.put(ROOT / "constraints.txt", "/root/constraints.txt")
+    tree.put(ROOT / "deploy", "/root/deploy")
+    tree.run("sh", "-ec", "cd /root && python3 -m venv /opt/bwexporter && "
+             "/opt/bwexporter/bin/pip install -q -c constraints.txt bwexporter-*.whl")  # fmt: skip
+    tree.run(
+        "sh",
+        "-ec",
+        """
+ln -s /opt/bwexporter/bin/bwexporter /usr/bin/bwexporter
+useradd --system --home-dir /var/lib/bwexporter --shell /usr/sbin/nologin bwexporter
+cp /root/deploy/systemd/*.service /etc/systemd/system/
+cp /root/deploy/systemd/bwexporter.default /etc/default/bwexporter
+""",
+    )
+    configure(tree)
+
+
+def by_deb(tree: Tree) -> None:
+    """Build the package in the tree, for its Python, and install it without what built it."""
+    tree.put(ROOT, "/root/bwexporter")
+    tree.run("apt-get", "install", "-qq", "-y", "--no-install-recommends", "debhelper", "dpkg-dev", "fakeroot")
+    tree.run("/root/bwexporter/deploy/debian/build.sh", "/root/packages")
+    tree.run(
+        "sh", "-ec", "apt-get install -qq -y --no-install-recommends /root/packages/*.deb && rm -r /root/bwexporter"
+    )
+    tree.run("bwexporter", "check", "/etc/bwexporter/bwexporter.yml")
+    configure(tree)
+
+
+WAYS: Mapping[str, Callable[[Tree], None]] = {"pip": by_pip, "deb": by_deb}
+
+
+def configure(tree: Tree) -> None:
+    """Write the configuration of a small node."""
+    tree.write("/etc/bwexporter/bwexporter.yml", CONFIG)
+    tree.write("/etc/bwexporter/slices.yml", SLICES % "10mbit")
+    tree.run("bwexporter", "check")
+
+
+def see_it_work(booted: Booted) -> None:
+    """Look at what an operator would look at, from the first start to the end."""
+    booted.run("systemctl", "start", "bwexporter")  # returns when the first turn has ended: Type=notify
+    assert_tells("up", booted, "bwexporter_up 1")
+    is_one("class of the slice", booted.run("tc", "class", "show", "dev", "eth0"), "1:1001")
+    see_its_cage(booted)
+    before = used_bytes(booted)
+    booted.run("python3", "-c", _SEND)
+    sent = wait_for(lambda: used_bytes(booted) - before, "the account of what was sent")
+    if sent < 100 * 1000:
+        sent = wait_for(lambda: max(0, used_bytes(booted) - before - 99_999), "the rest of it") + 99_999
+    used = used_bytes(booted)
+    booted.run("systemctl", "kill", "--signal=KILL", "bwexporter")
+    wait_for(lambda: shown(booted, "NRestarts") == "1" and shown(booted, "ActiveState") == "active", "the restart")
+    if used_bytes(booted) < used:
+        raise Failed("the account did not survive kill -9")
+    booted.run("sh", "-c", f"cat > /etc/bwexporter/slices.yml <<'E'\n{SLICES % '20mbit'}E")
+    booted.run("systemctl", "reload", "bwexporter")
+    wait_for(lambda: "ceil 20Mbit" in booted.run("tc", "class", "show", "dev", "eth0"), "the new full rate")
+    is_one("status", booted.run("setpriv", "--reuid=65534", "--clear-groups", "bwexporter", "status"), "ann")
+    booted.run("systemctl", "stop", "bwexporter")
+    is_one("class after the end", booted.run("tc", "class", "show", "dev", "eth0"), "1:1001")
+    is_one("end", booted.run("journalctl", "-u", "bwexporter", "--no-pager"), "stopping")
+
+
+def see_its_cage(booted: Booted) -> None:
+    """See that it runs as its own user, with one capability and a filter of system calls."""
+    process = shown(booted, "MainPID")
+    status = dict(
+        line.split(":\t", 1) for line in booted.run("cat", f"/proc/{process}/status").splitlines() if ":\t" in line
+    )
+    if status["Uid"].split()[0] == "0" or int(status["CapEff"], 16) != ONE_CAPABILITY:
+        raise Failed(f"it runs with Uid {status['Uid']} and capabilities {status['CapEff']}")
+    if (status["NoNewPrivs"].strip(), status["Seccomp"].strip()) != ("1", "2"):
+        raise Failed("it may gain privileges, or no filter of system calls is in force")
+
+
+def shown(booted: Booted, name: str) -> str:
+    """Return what systemd says of the service."""
+    return booted.run("systemctl", "show", "-P", name, "bwexporter").strip()
+
+
+def used_bytes(booted: Booted) -> int:
+    """Return what the slice has used, as it is published."""
+    lines = booted.run("python3", "-c", _ASK, "http://127.0.0.1:10099/metrics").splitlines()
+    wanted = 'bwexporter_slice_period_used_bytes{device="eth0",slice="ann",traffic="normal"} '
+    return next(int(float(line.removeprefix(wanted))) for line in lines if line.startswith(wanted))
+
+
+def assert_tells(what: str, booted: Booted, line: str) -> None:
+    """See a line among the metrics."""
+    lines = booted.run("python3", "-c", _ASK, "http://127.0.0.1:10099/metrics").splitlines()
+    if line not in lines:
+        raise Failed(f"{what}: the metrics lack {line!r}")
+
+
+def is_one(what: str, text: str, part: str) -> None:
+    """See a part in a text."""
+    if part not in text:
+        raise Failed(f"{what}: {part!r} is not in {text[-2000:]!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
