@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from bwexporter.cli.privileges import raise_net_admin
 from bwexporter.cli.supervised import Supervisor
 from bwexporter.cli.table import console, lanes_table
 from bwexporter.config import Config, Listen, OnStop, load_config
@@ -69,6 +70,7 @@ def set_up_logging(*, verbose: bool) -> None:
 
 def run(wanted: Wanted) -> int:
     """Run until a signal says to stop, or for one turn; return the exit code."""
+    raise_net_admin()
     read_since = identities([wanted.config_path])
     config = load_config(wanted.config_path)
     with ExitStack() as open_things:

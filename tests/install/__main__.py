@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.install.image import Image
 from tests.install.tree import Booted, Failed, Tree, run_here, say, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 SUITES = ("bookworm", "trixie")
+IMAGE = "image"
 CONFIG = """
 devices: [{name: eth0, cap: 100mbit, line_rate: 1gbit}]
 state: /var/lib/bwexporter/state.db
@@ -27,6 +29,23 @@ interval: 1s
 slices: [{file: slices.yml}]
 """
 SLICES = "slices: [{name: ann, id: 1, match: {addresses: [10.9.9.1/32]}, normal: {full: %s, allowance: 5GB}}]\n"
+PLAY = """
+- hosts: localhost
+  connection: local
+  roles:
+    - role: bwexporter
+      vars:
+        bwexporter_wheel: /root/%s
+        bwexporter_constraints: /root/constraints.txt
+        bwexporter_config:
+          devices: [{name: eth0, cap: 100mbit, line_rate: 1gbit}]
+          state: /var/lib/bwexporter/state.db
+          interval: 1s
+          slices: [{file: slices.yml}]
+        bwexporter_slices:
+          - {name: ann, id: 1, match: {addresses: [10.9.9.1/32]}, normal: {full: 10mbit, allowance: 5GB}}
+        bwexporter_start: false
+"""
 ONE_CAPABILITY = 1 << 12  # CAP_NET_ADMIN
 
 _SEND = "import socket; s = socket.socket(2, 2); [s.sendto(bytes(1000), ('10.9.9.2', 9)) for _ in range(100)]"
@@ -37,7 +56,7 @@ def main() -> int:
     """Try the wanted ways on the wanted suites."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--suite", action="append", choices=SUITES)
-    parser.add_argument("--way", action="append", choices=WAYS)
+    parser.add_argument("--way", action="append", choices=(*WAYS, IMAGE))
     given = parser.parse_args()
     if os.geteuid():
         say("this makes systems and boots them, and so needs root")
@@ -45,15 +64,12 @@ def main() -> int:
     failed = 0
     with tempfile.TemporaryDirectory(prefix="bwexporter-install-") as name:
         for suite in given.suite or SUITES:
-            for way in given.way or WAYS:
+            for way in given.way or (*WAYS, IMAGE):
                 folder = Path(name, way)
                 folder.mkdir(exist_ok=True)
                 began = time.monotonic()
                 try:
-                    tree = Tree(suite, folder)
-                    WAYS[way](tree)
-                    with Booted(tree) as booted:
-                        see_it_work(booted)
+                    try_image(suite, folder) if way == IMAGE else try_way(suite, way, folder)
                 except Failed as error:
                     failed += 1
                     say(f"FAILED {suite} {way}: {error}")
@@ -61,7 +77,8 @@ def main() -> int:
                     say(f"ok {suite} {way} {time.monotonic() - began:.0f} s")
                 finally:
                     run_here(["rm", "-rf", "--one-file-system", str(folder)])
-    print(f"{len(given.suite or SUITES) * len(given.way or WAYS) - failed} passed, {failed} failed")  # noqa: T201
+    tried = len(given.suite or SUITES) * len(given.way or (*WAYS, IMAGE))
+    print(f"{tried - failed} passed, {failed} failed")  # noqa: T201
     return 1 if failed else 0
 
 
@@ -99,7 +116,46 @@ def by_deb(tree: Tree) -> None:
     configure(tree)
 
 
-WAYS: Mapping[str, Callable[[Tree], None]] = {"pip": by_pip, "deb": by_deb}
+def by_ansible(tree: Tree) -> None:
+    """Let the role install it on the system itself, twice: the second time nothing changes."""
+    run_here(
+        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tree.root / "root"), str(ROOT)]
+    )
+    tree.put(ROOT / "deploy" / "ansible", "/root/ansible")
+    tree.put(ROOT / "deploy" / "systemd", "/root/ansible/roles/bwexporter/files")
+    tree.put(ROOT / "constraints.txt", "/root/constraints.txt")
+    tree.run(
+        "sh",
+        "-ec",
+        "python3 -m venv /root/ansible-tools && /root/ansible-tools/bin/pip install -q 'ansible-core>=2.16,<3'",
+    )
+    wheel = next((tree.root / "root").glob("*.whl")).name
+    tree.write("/root/ansible/play.yml", PLAY % wheel)
+    play = ["/root/ansible-tools/bin/ansible-playbook", "-i", "localhost,", "/root/ansible/play.yml"]
+    tree.run(*play)
+    is_one("second run", tree.run(*play), "changed=0")
+    tree.run("bwexporter", "check")
+
+
+WAYS: Mapping[str, Callable[[Tree], None]] = {"pip": by_pip, "deb": by_deb, "ansible": by_ansible}
+
+
+def try_way(suite: str, way: str, folder: Path) -> None:
+    """Install it in one way, and see it work under systemd."""
+    tree = Tree(suite, folder)
+    WAYS[way](tree)
+    with Booted(tree) as booted:
+        see_it_work(booted)
+
+
+def try_image(suite: str, folder: Path) -> None:
+    """Build the container image, and see it work."""
+    image = Image(suite, folder)
+    try:
+        say(f"{suite}: the image has {image.megabytes} MB")
+        image.see_it_work(folder, CONFIG, SLICES % "10mbit")
+    finally:
+        image.close()
 
 
 def configure(tree: Tree) -> None:
