@@ -1,0 +1,168 @@
+"""What a lane may send, on the real kernel: never more than its ceiling, and what it was promised.
+
+An upper bound holds on any machine: what a class sent between two dumps is compared with the time from before the first
+to after the second. Lower bounds are asserted with room for a machine that is busy with something else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from bwexporter.core import plan
+from bwexporter.core.lanes import Snapshot, Verdicts
+from bwexporter.kernel.htb import Device
+from bwexporter.kernel.tree import ManagedTree
+from tests.builders import GIGABIT, make_counters, make_tariffs, table
+from tests.kernel.conftest import RealRig, run
+from tests.kernel.test_classifier_real import THERE, Neighbour
+from tests.load import Lane, Senders, Sink
+
+pytestmark = pytest.mark.kernel
+
+MEGABIT = 125_000
+GSO_BYTES = 65_536
+FIRST = 0x11001
+LOOK_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Look:
+    """A dump of the classes, with the times before and after it."""
+
+    before: float
+    after: float
+    snapshot: Snapshot
+
+    def sent(self, handle: int) -> int:
+        """Return the bytes of a class."""
+        return int(self.snapshot.counts.sent_bytes[self.snapshot.classes.handle == handle][0])
+
+    def queued(self, handle: int) -> int:
+        """Return the backlog of a class."""
+        return int(self.snapshot.backlog_bytes[self.snapshot.classes.handle == handle][0])
+
+
+class Stage:
+    """A device v0 with lanes of given ceilings, shares and guarantees, and a sink at the other end of its cable."""
+
+    def __init__(self, neighbour: Neighbour) -> None:
+        self.device = Device("v0")
+        run(f"ip link set v1 netns {neighbour.pid}")
+        neighbour.run("ip link set v1 up")
+        neighbour.run(f"ip address add {THERE}/24 dev v1")
+        self.inside = neighbour.inside
+
+    def lanes(self, ceilings: Sequence[int], cap: int = GIGABIT, line: int = GIGABIT, **given: object) -> list[int]:
+        """Build a tree with a lane for each ceiling; return their classes."""
+        count = len(ceilings)
+        tariffs = make_tariffs(count, share=given.pop("share", 1))
+        verdicts = table(
+            Verdicts,
+            count,
+            {"admitted_ratio": 1.0, "guarantee_bytes_per_second": 125},
+            {"asked_ceiling_bytes_per_second": np.array(ceilings), **given},
+        )
+        tree = ManagedTree("v0", cap, line, cap, GSO_BYTES)
+        snapshot = self.device.look()
+        ours = tree.owns(snapshot.classes.handle)
+        changes = plan.diff(tree.wanted(tariffs, verdicts), snapshot, ours=ours, known=make_counters(0), enforced=None)
+        assert not self.device.apply(changes).errno.any()
+        return [FIRST + at for at in range(count)]
+
+    def look(self) -> Look:
+        """Look at the classes."""
+        before = time.monotonic()
+        snapshot = self.device.look()
+        return Look(before, time.monotonic(), snapshot)
+
+    def watch(self, lanes: Sequence[Lane], *, seconds: float = 2.0, settle: float = 0.5) -> list[Look]:
+        """Let lanes send, and look again and again."""
+        with Sink(self.inside), Senders(THERE, lanes):
+            time.sleep(settle)
+            looks = [self.look()]
+            while looks[-1].before < looks[0].before + seconds:
+                time.sleep(LOOK_SECONDS)
+                looks.append(self.look())
+        return looks
+
+
+@pytest.fixture
+def stage(real_rig: RealRig) -> Iterator[Stage]:
+    """Return a stage in network namespaces of its own."""
+    assert real_rig
+    run("ip link set lo up")
+    there = Neighbour()
+    made = Stage(there)
+    yield made
+    made.device.close()
+    there.close()
+
+
+def assert_never_above(looks: Sequence[Look], ceilings: Mapping[int, int], packet_bytes: int) -> None:
+    """Compare each window between two looks with what a class may send in it: 2 %, its burst, one packet begun."""
+    for first, last in combinations(looks, 2):
+        for handle, ceiling in ceilings.items():
+            burst = max(1600, ceiling // 1000) + packet_bytes
+            allowed = 1.02 * ceiling * (last.after - first.before) + burst
+            assert last.sent(handle) - first.sent(handle) <= allowed, (handle, last.after - first.before)
+
+
+def backlogged_windows(looks: Sequence[Look], handle: int) -> Iterator[tuple[Look, Look]]:
+    """Yield the windows at both ends of which packets waited: what a class then sent is all that it was let."""
+    waiting = [look for look in looks if look.queued(handle)]
+    yield from combinations(waiting, 2)
+
+
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+def test_no_lane_is_ever_above_its_ceiling(stage: Stage, protocol: str) -> None:
+    """1, 10 and 100 mbit at once, over every window; and a lane that always waits gets most of what it may."""
+    ceilings = [1 * MEGABIT, 10 * MEGABIT, 100 * MEGABIT]
+    handles = stage.lanes(ceilings)
+    packet = 1442 if protocol == "udp" else GSO_BYTES + 14
+    looks = stage.watch([Lane(protocol, handle) for handle in handles])
+    assert_never_above(looks, dict(zip(handles, ceilings, strict=True)), packet)
+    for handle, ceiling in list(zip(handles, ceilings, strict=True))[:2]:
+        first, last = max(backlogged_windows(looks, handle), key=lambda pair: pair[1].before - pair[0].after)
+        assert last.sent(handle) - first.sent(handle) >= 0.8 * ceiling * (last.before - first.after) - packet
+
+
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+def test_nor_is_one_that_sends_as_fast_as_this_machine_can(stage: Stage, protocol: str) -> None:
+    """Its ceiling is a part of what passes without one, small enough that packets wait on a busy machine too."""
+    (handle,) = stage.lanes([10 * GIGABIT], cap=10 * GIGABIT, line=10 * GIGABIT)
+    first, *_, last = stage.watch([Lane(protocol, handle, 1 << 20)], seconds=0.5)
+    fastest = (last.sent(handle) - first.sent(handle)) / (last.before - first.after)
+    for part in (2, 4, 8, 16):
+        ceiling = int(fastest / part)
+        stage.lanes([ceiling], cap=10 * GIGABIT, line=10 * GIGABIT)
+        looks = stage.watch([Lane(protocol, handle, 1 << 20)], seconds=1.0, settle=0.2)
+        assert_never_above(looks, {handle: ceiling}, 1442 if protocol == "udp" else GSO_BYTES + 14)
+        if list(backlogged_windows(looks, handle)):
+            return
+    pytest.fail("nothing ever waited, so nothing was shown")
+
+
+def test_fifty_greedy_lanes_stay_under_the_node_cap_and_share_it_as_told(stage: Stage) -> None:
+    """One has three times the share, one a guarantee; TCP with packets of 64 kB, the largest there are."""
+    cap, guarantee = 40 * MEGABIT, 10 * MEGABIT
+    share = np.ones(50, np.int64)
+    share[1] = 3
+    guarantees = np.full(50, 125)
+    guarantees[2] = guarantee
+    handles = stage.lanes([cap] * 50, cap=cap, share=share, guarantee_bytes_per_second=guarantees)
+    lanes = [Lane("tcp", handle) for handle in handles]
+    looks = stage.watch(lanes, seconds=4.0, settle=1.5)
+    first, last = looks[0], looks[-1]
+    for one, other in combinations(looks, 2):
+        sent = sum(other.sent(handle) - one.sent(handle) for handle in handles)
+        assert sent <= 1.02 * cap * (other.after - one.before) + cap // 1000 + GSO_BYTES
+    each = np.array([last.sent(handle) - first.sent(handle) for handle in handles])
+    assert each[2] >= 0.8 * guarantee * (last.before - first.after)
+    plain = np.median(each[3:])
+    assert 2.0 <= each[1] / plain <= 4.0
