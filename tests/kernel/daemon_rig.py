@@ -228,6 +228,7 @@ class Program:
     ) -> None:
         self.room, self.folder = room, folder
         self.url = ""
+        self.port = 0  # any, until it was started; then the one that it had
         self._process: subprocess.Popen[bytes] | None = None
         self.config_file, self.slices_file = folder / "bwexporter.yml", folder / "slices.yml"
         self.log_file, self.state_file = folder / "daemon.log", folder / "state.db"
@@ -259,7 +260,8 @@ class Program:
     def start(self, *flags: str) -> Self:
         """Start it, and wait for its first turn."""
         # The socket is opened out here, where the test is, and serves the program in there.
-        with socket.create_server(("127.0.0.1", 0)) as listening, self.log_file.open("ab") as log_file:
+        with socket.create_server(("127.0.0.1", self.port)) as listening, self.log_file.open("ab") as log_file:
+            self.port = listening.getsockname()[1]
             self.url = "http://127.0.0.1:{1}".format(*listening.getsockname())
             self._process = subprocess.Popen(
                 [*self.command("run", *_ENDS_WITH_US), *flags, "--listen-fd", str(listening.fileno())],

@@ -1,0 +1,1 @@
+"""Prometheus, Alertmanager and a mail server on loopback: what is shipped, from a scrape to a mail."""

@@ -1,0 +1,203 @@
+"""From a packet on real HTB to a mail in its owner's hands: the real exporter, Prometheus, Alertmanager, SMTP."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.alerting.mailbox import Mail, Mailbox
+from tests.alerting.servers import Chain
+from tests.kernel.daemon_rig import Program, Room, Traffic, handle_of, skip_where_no_room_can_be_made, wait_for
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
+
+OPERATORS = "operators@example.org"
+UNLIMITED = {"full": "80mbit", "allowance": "unlimited"}
+CONFIG: Mapping[str, Any] = {
+    "node": "room",
+    "interval": "300ms",
+    "look_margin": "100ms",
+    "devices": [{"name": "v0", "cap": "400mbit", "line_rate": "800mbit"}],
+    "defaults": {"normal": UNLIMITED, "exempt": UNLIMITED},
+}
+TIGHT = {"allowance": "20GB", "threshold": "100kB"}
+"""Passed after 100 packets; then some 231 kB a second for a day, so that what is queued still passes."""
+PAST_TIGHT = 120  # packets
+PATIENCE_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_can_be_made() -> None:
+    skip_where_no_room_can_be_made()
+
+
+class Site:
+    """A node with its traffic, all that watches it, and the mails that came of it."""
+
+    def __init__(self, program: Program, traffic: Traffic, chain: Chain, mailbox: Mailbox) -> None:
+        self.program, self.traffic, self.chain, self.mailbox = program, traffic, chain, mailbox
+        self.instance = program.url.removeprefix("http://")
+
+    def send(self, slice_name: str, slice_id: int, packets: int = PAST_TIGHT) -> None:
+        """Send from a slice."""
+        self.traffic.send((slice_name, "normal"), handle_of(slice_id), packets)
+
+    def wait_for_mails(self, recipient: str, count: int) -> list[Mail]:
+        """Wait until so many mails have come for a recipient, and return them all."""
+        wait_for(
+            lambda: len(self.mailbox.to(recipient)) >= count,
+            seconds=PATIENCE_SECONDS,
+            what=f"mail {count} to {recipient}",
+        )
+        return self.mailbox.to(recipient)
+
+    def let_pass(self, evaluations: int = 8) -> None:
+        """Let Prometheus evaluate its rules so many times, and Alertmanager act on it."""
+        for _ in range(evaluations):
+            before = self._evaluated_at()
+            wait_for(lambda before=before: self._evaluated_at() != before, seconds=30, what="an evaluation")
+
+    def owners(self) -> Counter[str]:
+        """Count the mails of each recipient but the operators."""
+        return Counter(one for mail in self.mailbox.mails for one in mail.recipients if one != OPERATORS)
+
+    def operators_heard(self, word: str) -> list[str]:
+        """Return the subjects of operators' mails with a word in them."""
+        return [mail.subject for mail in self.mailbox.to(OPERATORS) if word in mail.subject]
+
+    def _evaluated_at(self) -> str:
+        groups = self.chain.prometheus.get("/api/v1/rules")["data"]["groups"]
+        return str(next(group["lastEvaluation"] for group in groups if group["name"] == "bwexporter.owners"))
+
+
+@contextmanager
+def site(folder: Path, slices: Sequence[Mapping[str, Any]], **config: Any) -> Iterator[Site]:
+    """Give a site whose first scrape has been seen."""
+    with ExitStack() as open_things:
+        room = open_things.enter_context(Room())
+        program = open_things.enter_context(Program(room, folder, {**CONFIG, **config}, slices)).start()
+        mailbox = open_things.enter_context(Mailbox())
+        target = program.url.removeprefix("http://")
+        (folder / "chain").mkdir()
+        chain = open_things.enter_context(Chain(folder / "chain", [target], mailbox.address))
+        wait_for(lambda: chain.query("bwexporter_slice_capped"), seconds=PATIENCE_SECONDS, what="the first scrape")
+        yield Site(program, Traffic(room), chain, mailbox)
+
+
+def capped(name: str, slice_id: int) -> dict[str, Any]:
+    """Return a slice that is capped after PAST_TIGHT packets."""
+    return {"name": name, "id": slice_id, "normal": TIGHT}
+
+
+def alias(name: str) -> str:
+    """Return where mails about a slice go by default."""
+    return f"{name}@slices.example.org"
+
+
+def test_an_owner_hears_of_the_cap_once_and_of_its_end_once(tmp_path: Path) -> None:
+    """With true figures, and nobody else hears of it but the operators."""
+    slices = [
+        {**capped("tight", 4), "normal": {**TIGHT, "allowance": "2MB", "period": "25s"}},
+        {"name": "other", "id": 5},
+    ]
+    with site(tmp_path, slices) as here:
+        row = here.program.lane("tight")
+        here.send("tight", 4)
+        here.send("other", 5)
+        first = here.wait_for_mails(alias("tight"), 1)[0]
+
+        assert first.subject == f"[bwexporter] tight: capped on {here.instance}"
+        machine = first.machine
+        assert (
+            machine.items()
+            >= {
+                "status": "firing",
+                "alert": "BwexporterSliceCapped",
+                "slice": "tight",
+                "node": here.instance,
+                "device": "v0",
+                "traffic": "normal",
+                "used_bytes": "120000",
+                "threshold_bytes": "100000",
+                "allowance_bytes": "2000000",
+                "full_rate_bytes_per_second": "10000000",
+            }.items()
+        )
+        ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row["period_end_timestamp_seconds"]))
+        assert machine["period_end"] == ends
+        series = 'bwexporter_slice_ceiling_bytes_per_second{slice="tight",traffic="normal"}[1m]'
+        held = {float(value) for _, value in here.chain.query(series)[0]["values"]}
+        assert float(machine["ceiling_bytes_per_second"]) in held - {10_000_000.0}
+        for words in ("120 kB", "100 kB", "2 MB", "full rate 80 Mbit/s", f"http://{here.instance}/slices/tight"):
+            assert words in first.text, words
+            assert words in first.html, words
+        assert first.headers["X-Bwexporter-Slice"] == "tight"
+
+        second = here.wait_for_mails(alias("tight"), 2)[1]
+        here.let_pass()
+
+        assert second.subject == f"[bwexporter] tight: over: capped on {here.instance}"
+        assert second.machine["status"] == "resolved"
+        assert here.owners() == {alias("tight"): 2}
+        assert here.operators_heard("notices to owners stand")
+
+
+def test_no_false_word_while_exporter_and_alertmanager_come_and_go(tmp_path: Path) -> None:
+    """The exporter is killed during a cap and is back; Alertmanager is restarted; owners hear nothing of it."""
+    slices = [capped("ann", 1), capped("bob", 2)]
+    with site(tmp_path, slices) as here:
+        here.send("ann", 1)
+        here.send("bob", 2)
+        told = {alias("ann"): 1, alias("bob"): 1}
+        for recipient in told:
+            here.wait_for_mails(recipient, 1)
+
+        here.program.kill()
+        wait_for(lambda: here.operators_heard("critical: bwexporter"), seconds=PATIENCE_SECONDS, what="the news of it")
+        here.let_pass()
+        assert here.owners() == told
+
+        here.program.start()
+        wait_for(lambda: here.operators_heard("over: bwexporter"), seconds=PATIENCE_SECONDS, what="the good news")
+        here.let_pass()
+        assert here.program.lane("ann")["capped"]
+        assert here.owners() == told
+
+        here.chain.alertmanager.stop()
+        here.chain.alertmanager.start()
+        wait_for(lambda: here.chain.firing("BwexporterSliceCapped"), seconds=PATIENCE_SECONDS, what="its alerts")
+        here.let_pass()
+        assert here.owners() == told
+
+        here.program.write_slices([{"name": "ann", "id": 1}, capped("bob", 2)])
+        assert here.wait_for_mails(alias("ann"), 2)[1].subject.startswith("[bwexporter] ann: over: capped")
+        here.let_pass()
+        assert here.owners() == {alias("ann"): 2, alias("bob"): 1}
+
+
+def test_of_300_slices_capped_at_once_each_owner_hears_once(tmp_path: Path) -> None:
+    """And each hears once that it is over, as all ends at once as well."""
+    many = 300
+    slices = [{"name": f"s{number}", "id": number} for number in range(1, many + 1)]
+    wide, narrow = ({**UNLIMITED, "allowance": volume, "threshold": "50%"} for volume in ("1GB", "40kB"))
+    with site(tmp_path, slices, interval="1s", defaults={"normal": wide, "exempt": UNLIMITED}) as here:
+        for one in slices:
+            here.send(one["name"], one["id"], 30)
+        here.program.turn()
+
+        here.program.write_config({**CONFIG, "interval": "1s", "defaults": {"normal": narrow, "exempt": UNLIMITED}})
+        everybody = {alias(one["name"]) for one in slices}
+        wait_for(lambda: set(here.owners()) == everybody, seconds=PATIENCE_SECONDS, what="a mail to each")
+        here.let_pass()
+        assert set(here.owners().values()) == {1}
+
+        here.program.write_config({**CONFIG, "interval": "1s", "defaults": {"normal": wide, "exempt": UNLIMITED}})
+        wait_for(lambda: here.owners().total() >= 2 * many, seconds=PATIENCE_SECONDS, what="a second mail to each")
+        here.let_pass()
+        assert here.owners() == dict.fromkeys(everybody, 2)
