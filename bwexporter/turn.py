@@ -431,6 +431,8 @@ class Turns:
                 return
         work.outcomes = outcomes
         work.desk.enforced = plan.settled(work.desk.enforced, work.changes, outcomes.errno == 0, work.wanted)
+        counters = lives.with_new_leaves(work.desk.ledger.counters, work.changes, outcomes)
+        work.desk.ledger = replace(work.desk.ledger, counters=counters)
 
     def _sort(self, works: Sequence[_Work], *, before: bool) -> list[Sorted]:
         """Let the rules name classes that exist: those to be removed are forgotten before, new ones named after.

@@ -32,7 +32,7 @@ from bwexporter.core.lanes import (
     no_endings,
 )
 from bwexporter.errors import DeviceRefused, KernelUnreadable
-from bwexporter.kernel.tree import DEFAULT_MINOR, FIRST_LANE_MINOR
+from bwexporter.kernel.tree import DEFAULT_MINOR
 from bwexporter.kernel.wire import INNER_QUANTUM_BYTES, TREE_HANDLE
 
 WRAP = 1 << 32
@@ -263,6 +263,7 @@ class FakeDevice:
         self._endings: list[FakeClass] = []
         self._roots: list[FakeRoot] = []
         self._lost = self._link_ended = False
+        self._given: dict[int, int] = {}  # leaf queues of the last apply, by class
 
     def __enter__(self) -> Self:
         """Return the device."""
@@ -308,8 +309,11 @@ class FakeDevice:
         rows = len(changes)
         if refused:
             return Outcomes(np.full(rows, refused, np.int32), np.zeros(rows, np.int64), refused)
+        self._given = {}
         codes = [self._apply_row(changes, row) for row in range(rows)]
-        return Outcomes(np.array(codes, np.int32), self._read_back(changes), 0)
+        leaves = [self._given.get(handle, 0) for handle in changes.classes.handle.tolist()]
+        given = np.where(changes.act == Act.CHANGE, np.array(leaves, np.int64), 0)
+        return Outcomes(np.array(codes, np.int32), self._read_back(changes), 0, given)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable with a notification."""
@@ -405,20 +409,25 @@ class FakeDevice:
         if act is Act.REMOVE:
             code = self.kernel.delete_class(self.name, wanted.handle)
             return 0 if code == errno.ENOENT else code
-        if act is Act.CHANGE:
-            return self.kernel.change_class(self.name, wanted)
-        return self._create(wanted, set(changes.classes.parent.tolist()))
+        code = self.kernel.change_class(self.name, wanted) if act is Act.CHANGE else self._create(wanted)
+        if not code and changes.classes.leaf[row]:
+            self._add_leaf(wanted.handle)
+        return code
 
-    def _create(self, wanted: FakeClass, parents: set[int]) -> int:
+    def _create(self, wanted: FakeClass) -> int:
         root = self._link().root
         if root is None or wanted.parent not in {TREE_HANDLE, *root.classes}:
             return errno.ENOENT
-        code = self.kernel.create_class(self.name, wanted)
-        if not code and wanted.handle not in parents and wanted.handle & 0xFFFF >= FIRST_LANE_MINOR:
+        return self.kernel.create_class(self.name, wanted)
+
+    def _add_leaf(self, handle: int) -> None:
+        """Give a class that has none a leaf queue with a handle that no class has had."""
+        root = self._link().root
+        if root is not None and not root.classes[handle].leaf:
             taken = {known.leaf for known in root.classes.values()}
-            root.classes[wanted.handle].leaf = next(leaf for leaf in self.kernel.leaves if leaf not in taken)
+            self._given[handle] = next(leaf for leaf in self.kernel.leaves if leaf not in taken)
+            root.classes[handle].leaf = self._given[handle]
             self.kernel.tell("leaf", self._link())
-        return code
 
     def _read_back(self, changes: Changes) -> I8:
         root = self._link().root

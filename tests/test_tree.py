@@ -39,7 +39,7 @@ def test_the_trunk_comes_first_and_parents_before_children() -> None:
     classes = wanted(make_tariffs(2, traffic=BOTH))
     assert list(map(hex, classes.handle)) == ["0x10001", "0x10010", "0x10020", "0x11001", "0x18002"]
     assert list(map(hex, classes.parent)) == ["0x10000", "0x10001", "0x10001", "0x10010", "0x10020"]
-    assert not classes.leaf.any()
+    assert classes.leaf.tolist() == [0, 0, 0, 1, 1]
 
 
 def test_the_trunk_holds_the_node_cap_and_the_line() -> None:

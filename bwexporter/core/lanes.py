@@ -132,7 +132,7 @@ class Classes(Columns):
     quantum_bytes: I8
     burst_ns: I8  # time to send the burst at the rate; the kernel holds multiples of 64 ns
     ceiling_burst_ns: I8
-    leaf: I8  # the leaf queue's handle: the witness of one life of a class; 0 where there is none of ours
+    leaf: I8  # the leaf queue's handle: the witness of one life of a class; 0: none of ours. Wanted: 1 for one, or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,11 +304,13 @@ class Outcomes(Columns):
     """What became of each change; rows are those of the changes. 0 is applied; otherwise the kernel's errno.
 
     A removal of what is gone is applied. `enforced_ceiling` is read back (0 for a removal or where nothing answers).
+    `given_leaf` is the handle of a leaf queue that a class was given which lived on, 0 for all others; None: no class.
     """
 
     errno: NDArray[np.int32]
     enforced_ceiling_bytes_per_second: I8
     tree_errno: int = 0
+    given_leaf: I8 | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bwexporter.core.lanes import B1, I8, Counters, Counts, Endings, Ledger, Snapshot
+from bwexporter.core.lanes import B1, I8, Changes, Counters, Counts, Endings, Ledger, Outcomes, Snapshot
 
 WRAP = 1 << 32  # drops and overlimits are 32-bit in the kernel
 
@@ -94,6 +94,16 @@ def gains(ledger: Ledger, snapshot: Snapshot, *, same_device: bool) -> Gains:
     if same_device and not tree_ended:
         tree_sent = _with_passing(tree_sent, ledger.tree_sent_bytes, int(gained[0].sum()))
     return Gains(seen, gained, restarted, tree_ended, *parents, tree_sent)
+
+
+def with_new_leaves(counters: Counters, changes: Changes, outcomes: Outcomes) -> Counters:
+    """Return the counters of lives that go on under a leaf queue that we have just given them."""
+    if outcomes.given_leaf is None or not outcomes.given_leaf.any():
+        return counters
+    given = np.flatnonzero(outcomes.given_leaf > 0)
+    given = given[np.argsort(changes.classes.handle[given], kind="stable")]
+    row, found_now = find(changes.classes.handle[given], counters.handle)
+    return replace(counters, leaf=np.where(found_now, outcomes.given_leaf[given][row], counters.leaf))
 
 
 def joined(earlier: Snapshot, later: Snapshot) -> Snapshot:

@@ -110,7 +110,13 @@ def _differ(wanted: Classes, actual: Classes, row: I8) -> B1:
     differ = np.zeros(len(wanted), bool)
     for name in _SETTINGS:
         differ |= getattr(wanted, name) != _at(getattr(actual, name), row)
-    return differ
+    return differ | _lacks_leaf(wanted, actual, row)
+
+
+def _lacks_leaf(wanted: Classes, actual: Classes, row: I8) -> B1:
+    """Mark classes whose leaf queue is gone: the kernel gave them one of its own, without bound and without a name."""
+    lacks: B1 = (wanted.leaf > 0) & (_at(actual.leaf, row) == 0)
+    return lacks
 
 
 def _drifted(wanted: Classes, actual: Classes, enforced: Classes | None, row: I8, present: B1) -> B1:
@@ -123,6 +129,7 @@ def _drifted(wanted: Classes, actual: Classes, enforced: Classes | None, row: I8
     drifted = np.zeros(len(wanted), bool)
     for name in _SETTINGS:
         drifted |= _at(getattr(before, name), before_row) != _at(getattr(actual, name), row)
+    drifted |= _lacks_leaf(wanted, actual, row)
     return was_enforced & (drifted | ~present)
 
 

@@ -34,10 +34,11 @@ from bwexporter.core.lanes import (
     no_classes,
     no_endings,
 )
+from bwexporter.core.lives import find
 from bwexporter.errors import DeviceRefused, KernelUnreadable
 from bwexporter.kernel import wire
 from bwexporter.kernel.sockets import Listener, Requests
-from bwexporter.kernel.tree import DEFAULT_MINOR, FIRST_LANE_MINOR
+from bwexporter.kernel.tree import DEFAULT_MINOR
 
 SIGNATURE_R2Q = 0x6277
 """r2q of a root queue of ours, "bw". It tells our tree from another htb 1:, and does nothing else: every class is sent
@@ -45,9 +46,7 @@ with a quantum of its own."""
 
 _DUMPS = 3
 _INGRESS_MAJOR = 0xFFFF
-_LEAF_SECONDS = 0.25
 _PACKET_BYTES = 1514
-_LEAST_LEAF_PACKETS, _MOST_LEAF_PACKETS = 10, 1000
 _LEAF_TRIES = 4
 _HANDLE_TAKEN = (errno.EEXIST, errno.EINVAL)  # the latter where a kernel since 6.14 finds it below another class
 _FEW_ROWS = 32
@@ -77,6 +76,7 @@ class Device:
         self._classes = no_classes()  # of the last look
         self._listed = self._rows = np.empty(0, np.int64)  # handles of the last dump, and their order in the snapshot
         self._question = (0, 0)  # (port, seq) of our last question for the root queue
+        self._leaf_kind = ""  # of LEAF_KINDS, the first that this kernel has; empty while nobody has asked it
         self._next_leaf = random.randrange(2, _INGRESS_MAJOR)  # noqa: S311 - any start that a restart does not repeat
 
     def __enter__(self) -> Self:
@@ -139,9 +139,10 @@ class Device:
             refused = self._build() if changes.build_tree else self._guard()
             outcome = np.full(len(changes), refused, np.int32)
             enforced = np.zeros(len(changes), np.int64)
+            leaves = np.zeros(len(changes), np.int64)
             if not refused:
-                self._apply_rows(changes, outcome, enforced)
-            return Outcomes(outcome, enforced, refused)
+                self._apply_rows(changes, outcome, enforced, leaves)
+            return Outcomes(outcome, enforced, refused, leaves)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when a class, a queue or a link changes."""
@@ -275,12 +276,15 @@ class Device:
             return int(error.code)
         return 0
 
-    def _apply_rows(self, changes: Changes, outcome: NDArray[np.int32], enforced: I8) -> None:
+    def _apply_rows(self, changes: Changes, outcome: NDArray[np.int32], enforced: I8, leaves: I8) -> None:
         for act, rows in _runs(changes.act):
             if act is Act.CREATE:
                 self._create(changes.classes, rows, outcome, enforced)
-            else:
-                self._send(changes.classes, rows, act, outcome, enforced)
+                continue
+            if act is Act.CHANGE:
+                # Before the class: should we die in between, the class still says that its queue is to be fitted.
+                self._fit_leaves(changes, rows, leaves)
+            self._send(changes.classes, rows, act, outcome, enforced)
         if not enforced.all():
             unread = np.flatnonzero((enforced == 0) & (changes.act != Act.REMOVE))
             self._read_back(changes.classes.handle[unread], unread, enforced)
@@ -302,7 +306,6 @@ class Device:
     def _create(self, classes: Classes, rows: I8, outcome: NDArray[np.int32], enforced: I8) -> None:
         """Create parents before their children: below a parent that is missing the kernel would make a root class."""
         present = np.append(self._classes.handle, wire.TREE_HANDLE)
-        parents = np.concatenate([self._classes.parent, classes.parent])
         while len(rows):
             ready = np.isin(classes.parent[rows], present)
             if not ready.any():
@@ -312,28 +315,66 @@ class Device:
             self._send(classes, wave, Act.CREATE, outcome, enforced)
             present = np.append(present, classes.handle[wave[np.isin(outcome[wave], (0, errno.EEXIST))]])
             made = wave[outcome[wave] == 0]
-            is_leaf = (classes.handle[made] & 0xFFFF >= FIRST_LANE_MINOR) & ~np.isin(classes.handle[made], parents)
-            self._add_leaves(classes, made[is_leaf], outcome)
+            made = made[classes.leaf[made] > 0]
+            outcome[made], _ = self._add_leaves(classes, made, wire.NLM_F_EXCL)
 
-    def _add_leaves(self, classes: Classes, rows: I8, outcome: NDArray[np.int32]) -> None:
-        """Give new classes a queue with a handle that no class has had before: it tells this life from the next one."""
+    def _fit_leaves(self, changes: Changes, rows: I8, leaves: I8) -> None:
+        """Let the queues of classes follow their ceilings, in place; a class without a queue of ours gets one.
+
+        Where that fails the class is no worse than before, and the next look shows what is missing.
+        """
+        classes = changes.classes
+        rows = rows[classes.leaf[rows] > 0]
+        at, present = find(self._classes.handle, classes.handle[rows])
+        rows, leaf = rows[present], self._classes.leaf[at[present]]
+        before, wanted = changes.before_ceiling_bytes_per_second[rows], classes.ceiling_bytes_per_second[rows]
+        unfit = (leaf > 0) & (wire.leaf_bytes(before) != wire.leaf_bytes(wanted))
+        missing = rows[leaf == 0]
+        if unfit.any():
+            refused = self._send_leaves(classes, rows[unfit], leaf[unfit].tolist(), 0)
+            # One that somebody else made, or we with another kernel, is of another kind, and is replaced.
+            strange = rows[unfit][refused != 0]
+            _, leaves[strange] = self._add_leaves(classes, strange, wire.NLM_F_REPLACE)
+        _, leaves[missing] = self._add_leaves(classes, missing, wire.NLM_F_EXCL)
+
+    def _add_leaves(self, classes: Classes, rows: I8, flags: int) -> tuple[NDArray[np.int32], I8]:
+        """Give classes a queue with a handle that no class has had before: it tells this life from the next one.
+
+        Returns the errno of each row, and the handle that it was given, 0 where it was given none.
+        """
         taken = {1, _INGRESS_MAJOR, *(self._classes.leaf >> 16).tolist()}
+        refused, given, left = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int64), np.arange(len(rows))
         for _ in range(_LEAF_TRIES):
-            if not len(rows):
-                return
-            ceiling = classes.ceiling_bytes_per_second[rows]
-            limits = (ceiling * _LEAF_SECONDS / _PACKET_BYTES).clip(_LEAST_LEAF_PACKETS, _MOST_LEAF_PACKETS)
-            first = self._requests.reserve(len(rows))
+            if not len(left):
+                break
+            given[left] = [self._leaf_handle(taken) for _ in left]
+            refused[left] = self._send_leaves(classes, rows[left], given[left].tolist(), wire.NLM_F_CREATE | flags)
+            left = left[np.isin(refused[left], _HANDLE_TAKEN)]
+        return refused, np.where(refused == 0, given, 0)
+
+    def _send_leaves(self, classes: Classes, rows: I8, handles: list[int], flags: int) -> NDArray[np.int32]:
+        """Make or change the queues of rows; the first that is made finds out which kind this kernel has."""
+        if not self._leaf_kind and len(rows) > 1:
+            first = self._send_leaves(classes, rows[:1], handles[:1], flags)
+            return np.concatenate([first, self._send_leaves(classes, rows[1:], handles[1:], flags)])
+        refused = np.empty(0, np.int32)
+        for kind in [self._leaf_kind] if self._leaf_kind else wire.LEAF_KINDS:
+            first_seq = self._requests.reserve(len(rows))
             data = wire.encode_leaves(
+                kind,
                 classes.handle[rows].tolist(),
-                [self._leaf_handle(taken) for _ in rows],
-                limits.astype(np.int64).tolist(),
+                handles,
+                classes.ceiling_bytes_per_second[rows].tolist(),
+                flags=flags,
                 ifindex=self._ifindex,
-                first_seq=first,
+                first_seq=first_seq,
                 batch=self._requests.batch,
             )
-            outcome[rows], _ = self._requests.exchange(data, len(rows), first)
-            rows = rows[np.isin(outcome[rows], _HANDLE_TAKEN)]
+            refused, _ = self._requests.exchange(data, len(rows), first_seq)
+            if not refused.any():
+                self._leaf_kind = kind
+                break
+        return refused
 
     def _leaf_handle(self, taken: set[int]) -> int:
         """Return the next handle that is not taken: round and round, so that one comes again as late as possible."""

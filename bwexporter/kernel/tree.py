@@ -117,7 +117,7 @@ class ManagedTree:
                 handle=np.concatenate([trunk.handle, handle]),
                 parent=np.concatenate([trunk.parent, parent]),
                 quantum=np.concatenate([trunk.quantum_bytes, self._quantum(tariffs.share)]),
-                leaf=np.zeros(len(trunk) + len(exempt), np.int64),
+                leaf=np.repeat([0, 1], [len(trunk), len(exempt)]),
                 highest=np.where(is_default, self.default_bytes_per_second, UNLIMITED),
             )
             self._kept[:] = [standing]

@@ -1,8 +1,8 @@
 """Wire: the layout of tc messages for HTB.
 
 Turns a class dump into columns and changes into messages. Knows: linux/netlink.h (nlmsghdr), linux/rtnetlink.h (tcmsg,
-TCA_*), linux/pkt_sched.h (tc_htb_opt, tc_htb_glob, tc_ratespec, tc_fifo_qopt, TCA_HTB_*), linux/gen_stats.h
-(TCA_STATS_*). Does not know: sockets, devices, which class is whose.
+TCA_*), linux/pkt_sched.h (tc_htb_opt, tc_htb_glob, tc_ratespec, tc_fifo_qopt, TCA_HTB_*, TCA_FQ_CODEL_*),
+linux/gen_stats.h (TCA_STATS_*). Does not know: sockets, devices, which class is whose.
 
 The kernel writes all classes of a tree alike, so a dump is a matrix: the headers of every message are compared with
 those of the first, then whole columns are taken out. Classes with further attributes (64-bit rates or packets, a rate
@@ -33,7 +33,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_DELLINK, RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 17, 36, 37, 38
 RTM_NEWTCLASS, RTM_DELTCLASS, RTM_GETTCLASS = 40, 41, 42
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR = 1, 4, 8, 16
-NLM_F_EXCL, NLM_F_DUMP, NLM_F_CREATE = 0x200, 0x300, 0x400
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_DUMP, NLM_F_CREATE = 0x100, 0x200, 0x300, 0x400
 SEQUENCE_SPAN = 1 << 31
 
 _TCA_KIND, _TCA_OPTIONS, _TCA_STATS2 = 1, 2, 7
@@ -66,8 +66,19 @@ _CLASS_COLUMNS: Any = np.dtype(
 _REMOVAL_COLUMNS: Any = np.dtype(
     {"names": ["flags", "seq", "handle"], "formats": ["u2", "u4", "u4"], "offsets": [6, 8, 24], "itemsize": 36},
 )
-_LEAF_MESSAGE = struct.Struct("=IHHII4xiIIIHH8sHHI")
-_LEAF_KIND = b"pfifo\0\0\0"
+LEAF_KINDS = ("fq_codel", "bfifo")
+"""Leaf queues, the better one first; every kernel has the last."""
+
+_BFIFO = struct.Struct("=HH8sHHI")  # the kind, tc_fifo_qopt
+_FQ_CODEL = struct.Struct("=HH12sHH")  # the kind, the head of its options
+_NUMBER = struct.Struct("=HHI")
+_TCA_FQ_CODEL_TARGET, _TCA_FQ_CODEL_LIMIT, _TCA_FQ_CODEL_INTERVAL, _TCA_FQ_CODEL_FLOWS = 1, 2, 3, 5
+_TCA_FQ_CODEL_MEMORY_LIMIT = 9
+_LEAF_FLOWS = 64  # the usual 1024 would take 64 KiB for each of thousands of queues
+_LEAF_PARTS_OF_SECOND = 4
+_PACKET_BYTES = 1514
+_LEAST_LEAF_BYTES, _MOST_LEAF_BYTES = 4 * _PACKET_BYTES, 4 << 20
+_LONGEST_TARGET_US = 1_000_000
 
 # What is read, by the attribute that holds it: (row of the block, offset in the payload, bytes).
 _HANDLE, _PARENT, _LEAF, _LEVEL, _RATE, _CEILING, _QUANTUM, _BURST, _CEILING_BURST = range(9)
@@ -188,19 +199,56 @@ def encode_classes(
 
 
 def encode_leaves(
-    parents: list[int], handles: list[int], limits: list[int], *, ifindex: int, first_seq: int, batch: int = 1000
-) -> bytes:
-    """Make one pfifo queue of `limit` packets below each parent class, with a handle of its own (tc_fifo_qopt)."""
-    flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+    kind: str, parents: list[int], handles: list[int], ceilings: list[int], *,
+    flags: int, ifindex: int, first_seq: int, batch: int = 1000,
+) -> bytes:  # fmt: skip
+    """Turn ceilings into messages (RTM_NEWQDISC) that make the leaf queue of each parent class, or change it in place.
+
+    `kind` is a key of LEAF_KINDS. A change keeps the queue's handle, its packets and its counters.
+    """
     acknowledged = _acknowledged(len(parents), batch).tolist()
-    size = _LEAF_MESSAGE.size
+    payload = [_leaf_options(kind, ceiling, made=bool(flags & NLM_F_CREATE)) for ceiling in ceilings]
     return b"".join(
-        _LEAF_MESSAGE.pack(
-            size, RTM_NEWQDISC, flags | ack, first_seq + row, 0, ifindex, handle, parent, 0,
-            10, _TCA_KIND, _LEAF_KIND, 8, _TCA_OPTIONS, limit,
+        _TC_REQUEST.pack(
+            _TC_REQUEST.size + len(options), RTM_NEWQDISC, NLM_F_REQUEST | flags | ack, first_seq + row, 0, ifindex,
+            handle, parent, 0,
         )
-        for row, (parent, handle, limit, ack) in enumerate(zip(parents, handles, limits, acknowledged, strict=True))
+        + options
+        for row, (parent, handle, options, ack) in enumerate(zip(parents, handles, payload, acknowledged, strict=True))
     )  # fmt: skip
+
+
+def leaf_bytes(ceiling_bytes_per_second: I8) -> I8:
+    """Return how much a leaf queue holds: a quarter of a second at the ceiling, never less than four packets.
+
+    Rounded down to 3 significant bits, so that it seldom changes; at most 4 MiB.
+
+    >>> leaf_bytes(np.array([1_000, 25_000, 1_250_000, 1 << 40])).tolist()
+    [6056, 6144, 262144, 4194304]
+    """
+    held = (ceiling_bytes_per_second.clip(0, 1 << 40) // _LEAF_PARTS_OF_SECOND).clip(1, _MOST_LEAF_BYTES)
+    step = np.maximum(1, 1 << np.maximum(0, np.floor(np.log2(held)).astype(np.int64) - 2))
+    rounded: I8 = np.maximum(held // step * step, _LEAST_LEAF_BYTES)
+    return rounded
+
+
+def _leaf_options(kind: str, ceiling: int, *, made: bool) -> bytes:
+    """Make TCA_KIND and TCA_OPTIONS; what cannot be changed in place is sent only where the queue is made."""
+    limit = int(leaf_bytes(np.array([ceiling]))[0])
+    if kind == "bfifo":
+        return _BFIFO.pack(10, _TCA_KIND, b"bfifo\0\0\0", 8, _TCA_OPTIONS, limit)
+    # CoDel's target is at least the time of one and a half packets at the ceiling, its interval ten times that.
+    target_us = max(5_000, 3 * _PACKET_BYTES * 500_000 // max(ceiling, 1))
+    numbers = {
+        _TCA_FQ_CODEL_TARGET: min(target_us, _LONGEST_TARGET_US),
+        _TCA_FQ_CODEL_INTERVAL: max(100_000, min(10 * target_us, 10 * _LONGEST_TARGET_US)),
+        _TCA_FQ_CODEL_LIMIT: max(4, limit // 64),
+        # The kernel counts the buffers that hold a packet: some one and a half times its bytes.
+        _TCA_FQ_CODEL_MEMORY_LIMIT: limit + limit // 2,
+        **({_TCA_FQ_CODEL_FLOWS: _LEAF_FLOWS} if made else {}),
+    }
+    options = b"".join(_NUMBER.pack(8, attribute, number) for attribute, number in numbers.items())
+    return _FQ_CODEL.pack(13, _TCA_KIND, b"fq_codel\0\0\0\0", 4 + len(options), _TCA_OPTIONS) + options
 
 
 def encode_request(kind: int, flags: int, seq: int, place: Place) -> bytes:

@@ -144,6 +144,15 @@ class RealRig:
                 assert self._sniffer
                 assert len(self._sniffer.recv(2048)) == PACKET_BYTES
 
+    def heard(self, seconds: float = 10.0) -> bytes | None:
+        """Return the next packet at the other end; None where none comes in that time."""
+        assert self._sniffer
+        self._sniffer.settimeout(seconds)
+        try:
+            return self._sniffer.recv(2048)
+        except TimeoutError:
+            return None
+
     def create_class(self, handle: int, parent: int) -> None:
         run(f"tc class add dev v0 parent {text(parent)} classid {text(handle)} htb rate 1mbit quantum 1514")
 
