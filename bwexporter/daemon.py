@@ -90,6 +90,8 @@ class Daemon:
         self._commands = queue.SimpleQueue[tuple[Command, Future[Done]]]()
         self._in_turn = False
         self._stopping = threading.Event()
+        self._waking = threading.Lock()
+        self._stirred = False  # somebody changed what is ours since the last turn began
         self._last_full: Report | None = None
         self._last_good_monotonic: float | None = None
         self._last_begun_monotonic = time.monotonic()
@@ -133,6 +135,13 @@ class Daemon:
             self._wake_in(0.0)
         return waiting
 
+    def look_soon(self) -> None:
+        """Hear that somebody changed what is ours: a look is due, the shortest interval after the last one began."""
+        with self._waking:
+            self._stirred = True
+            if not self._in_turn:
+                self._wake_in(self._rest_seconds(), sooner_only=True)
+
     def stop(self, *, hold: bool) -> bool:
         """End: the running turn ends, what was sent is counted once more and saved; true where it was saved."""
         self._stopping.set()
@@ -172,7 +181,8 @@ class Daemon:
     def take_turn(self) -> None:
         """Take the turn that is due, and set the time of the next one."""
         commands = list[tuple[Command, Future[Done], Obeyed]]()
-        self._in_turn = True
+        with self._waking:
+            self._in_turn, self._stirred = True, False
         try:
             saved = self._take_turn(commands)
         except BaseException:
@@ -180,9 +190,12 @@ class Daemon:
                 waiting.set_exception(RuntimeError("the turn failed"))
             raise
         finally:
-            self._in_turn = False
+            with self._waking:
+                self._in_turn = False
         _answer(commands, saved=saved)
-        self._wake_in(self._turns.next_look_seconds(read_clocks()))
+        with self._waking:
+            until_next = self._turns.next_look_seconds(read_clocks())
+            self._wake_in(min(until_next, self._rest_seconds()) if self._stirred else until_next)
         if self._reload_wanted.is_set() or not self._commands.empty():  # asked for while the turn ran
             self._wake_in(0.0)
 
@@ -218,6 +231,10 @@ class Daemon:
         while not self._commands.empty():
             taken.append(self._commands.get())
         return [(command, waiting) for command, waiting in taken if waiting.set_running_or_notify_cancel()]
+
+    def _rest_seconds(self) -> float:
+        """Return the time until another look may follow the last one."""
+        return max(0.0, self._last_begun_monotonic + self._turns.pace.shortest_interval_seconds - time.monotonic())
 
     def _enlist_anew(self) -> None:
         """Take over a new roll, what was sent until now having been counted under the old one."""
@@ -265,11 +282,14 @@ class Daemon:
             self._last_full = report
         log.log(logging.DEBUG if report.early else logging.INFO, "%s", _turn_line(report))
 
-    def _wake_in(self, seconds: float) -> None:
+    def _wake_in(self, seconds: float, *, sooner_only: bool = False) -> None:
         """Set the time of the next turn; a job that is just being added or removed needs no waking."""
         job = self._scheduler.get_job(JOB)
-        if job is not None and not self._stopping.is_set():
-            job.modify(next_run_time=datetime.now(UTC) + timedelta(seconds=seconds))
+        if job is None or self._stopping.is_set():
+            return
+        at = datetime.now(UTC) + timedelta(seconds=seconds)
+        if not (sooner_only and job.next_run_time is not None and job.next_run_time <= at):
+            job.modify(next_run_time=at)
 
     def _on_trouble(self, event: JobEvent) -> None:
         """Hear of a turn that failed, was late or still ran when the next was due; the next one is not lost."""

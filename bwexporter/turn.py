@@ -49,6 +49,9 @@ class Door(Protocol):
     def apply(self, changes: Changes) -> Outcomes:
         """Carry out changes in their order, each with an outcome of its own, and read back what was changed."""
 
+    def disturbed(self) -> bool:
+        """Say whether somebody else changed anything since the last look."""
+
 
 class Tree(Protocol):
     """How lanes become classes: a tree of ours, or (later) one that was built by others."""
@@ -210,7 +213,7 @@ class Turns:
         self._tell_of_hand()
         if not early:
             self._regular_at_boot_seconds = now.boot_seconds + self.pace.interval_seconds
-        due = [desk for desk in self.desks.values() if not early or desk.due_at_boot_seconds <= now.boot_seconds]
+        due = [desk for desk in self.desks.values() if not early or _is_due(desk, now)]
         with self._timed("look"):
             works = [self._look(desk) for desk in due]
         with self._timed("count"):
@@ -502,6 +505,10 @@ class Turns:
         verdicts = self._verdicts(desk, np.zeros(lanes, np.int64), self.pace.interval_seconds)
         work = _Work(desk, trouble=trouble, verdicts=verdicts, changes=_no_changes())
         return self._device_report(desk, work)
+
+
+def _is_due(desk: Desk, now: Instant) -> bool:
+    return desk.due_at_boot_seconds <= now.boot_seconds or desk.door.disturbed()
 
 
 def _period_seconds(ledger: Ledger) -> F8:

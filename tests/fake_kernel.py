@@ -262,7 +262,7 @@ class FakeDevice:
         self._ifindex = 0
         self._endings: list[FakeClass] = []
         self._roots: list[FakeRoot] = []
-        self._lost = self._link_ended = False
+        self._lost = self._link_ended = self._by_others = self._missing = False
         self._given: dict[int, int] = {}  # leaf queues of the last apply, by class
 
     def __enter__(self) -> Self:
@@ -293,6 +293,7 @@ class FakeDevice:
             rows = self._dump(link, root)
             ended_from, roots_from = len(self._endings), len(self._roots)
             clean = not self._drain(link)
+            self._by_others = not clean
             if clean:
                 break
         if len(self._roots) > roots_from:
@@ -305,6 +306,15 @@ class FakeDevice:
         """Do what the changes say, each row with its own outcome."""
         if not self._ifindex:
             raise ValueError("a device is looked at before it is changed")
+        self.disturbed()  # what others did before
+        try:
+            return self._apply(changes)
+        finally:
+            by_others, self._by_others = self._by_others, False
+            self.disturbed()
+            self._by_others = by_others
+
+    def _apply(self, changes: Changes) -> Outcomes:
         refused = self._refusal(build=changes.build_tree)
         rows = len(changes)
         if refused:
@@ -319,12 +329,19 @@ class FakeDevice:
         """Return the descriptor that becomes readable with a notification."""
         return self._listener.fileno()
 
+    def disturbed(self) -> bool:
+        """Say whether somebody else changed the tree or the link since the last look."""
+        link = self.kernel.links.get(self.name, FakeLink(self._ifindex))
+        self._by_others |= self._drain(link)
+        return self.name in self.kernel.links if self._missing else self._by_others
+
     def close(self) -> None:
         """Close the listener; the machine stays as it is."""
         self._listener.close()
 
     def _link(self) -> FakeLink:
-        if self.name not in self.kernel.links:
+        self._missing = self.name not in self.kernel.links
+        if self._missing:
             raise KernelUnreadable(f"device {self.name} is not there")
         return self.kernel.links[self.name]
 

@@ -32,6 +32,7 @@ from bwexporter.daemon import Daemon, read_clocks
 from bwexporter.errors import ConfigError, DeviceRefused, KernelUnreadable, Problem
 from bwexporter.kernel.classifier import Classifier
 from bwexporter.kernel.htb import Device
+from bwexporter.kernel.watch import Watch
 from bwexporter.lock import hold_device
 from bwexporter.metrics import Exposition
 from bwexporter.roster import Roll, Roster
@@ -122,6 +123,7 @@ class _Node:
             for name, device in opened.items()
         }
         self._daemon.enlist(roll)
+        self._watch = Watch([device.door for device in opened.values()], self._daemon.look_soon)
 
     def serve(self, sockets: list[socket.socket]) -> int:
         """Serve until SIGTERM or SIGINT."""
@@ -139,6 +141,7 @@ class _Node:
         server.start()
         self._daemon.start()
         control.start()
+        self._watch.start()
         for listening in sockets:
             host, port, *_ = listening.getsockname()
             log.info("listening on %s port %s", host, port)
@@ -148,6 +151,7 @@ class _Node:
         supervisor.stopping()
         log.info("stopping")
         control.close()
+        self._watch.close()
         saved = self._daemon.stop(hold=self._on_stop is OnStop.HOLD)
         server.stop()
         return 0 if saved else 1

@@ -73,6 +73,7 @@ class Device:
         self._requests = Requests()
         self._shapes: list[wire.Shape] = []
         self._ifindex = 0  # of the last look; 0 before the first
+        self._missing = False  # the device had no such name when it was last sought
         self._classes = no_classes()  # of the last look
         self._listed = self._rows = np.empty(0, np.int64)  # handles of the last dump, and their order in the snapshot
         self._question = (0, 0)  # (port, seq) of our last question for the root queue
@@ -118,6 +119,7 @@ class Device:
                 self._keep(ifindex)
                 self._drain(ifindex)
                 self._listener.calm()
+                self._listener.by_others = False
                 root = self._own_root(ifindex)
                 found, intact = self._dump(ifindex) if root else (_nothing(), True)
                 self._drain(ifindex)
@@ -148,6 +150,15 @@ class Device:
         """Return the descriptor that becomes readable when a class, a queue or a link changes."""
         return self._listener.fileno()
 
+    def disturbed(self) -> bool:
+        """Take in what there is to hear; say whether somebody else changed the tree or the link since the last look.
+
+        Of a device that is missing, whether any device has come: which one it is only a look can tell.
+        """
+        with self._lock:
+            self._drain(self._ifindex)
+            return self._listener.link_came if self._missing else self._listener.by_others
+
     def close(self) -> None:
         """Close the sockets; the classes stay as they are."""
         with self._lock:
@@ -157,9 +168,11 @@ class Device:
                 self._held[1].close()
 
     def _find(self) -> int:
+        self._listener.link_came, self._missing = False, False
         try:
             return socket.if_nametoindex(self.name)
         except OSError as error:
+            self._missing = True
             raise KernelUnreadable(f"device {self.name} is not there") from error
 
     def _keep(self, ifindex: int) -> None:
@@ -328,7 +341,7 @@ class Device:
         at, present = find(self._classes.handle, classes.handle[rows])
         rows, leaf = rows[present], self._classes.leaf[at[present]]
         before, wanted = changes.before_ceiling_bytes_per_second[rows], classes.ceiling_bytes_per_second[rows]
-        unfit = (leaf > 0) & (wire.leaf_bytes(before) != wire.leaf_bytes(wanted))
+        unfit = (leaf > 0) & (wire.leaf_packets(before) != wire.leaf_packets(wanted))
         missing = rows[leaf == 0]
         if unfit.any():
             refused = self._send_leaves(classes, rows[unfit], leaf[unfit].tolist(), 0)

@@ -171,6 +171,8 @@ class Listener:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
         self._buffer = bytearray(_READ_BYTES)
         self._passed_over = 0
+        self.by_others = False  # somebody else than the one who is passed over stirred; stays until it is set back
+        self.link_came = False  # some device came or changed, whichever; likewise
         self.forget()
 
     def fileno(self) -> int:
@@ -248,12 +250,15 @@ class Listener:
             if not wire.EVENT.size <= length <= size - at:
                 self._lose()
                 return
+            self.link_came |= kind == wire.RTM_NEWLINK
             if ifindex in ifindexes and (port, seq) != own:
                 if kind == wire.RTM_DELLINK:
                     # A bridge tells in its own family that a port has left it; the device is still there.
                     self.link_ended |= family == socket.AF_UNSPEC
                     self.stirred |= self.link_ended
+                    self.by_others |= self.link_ended
                 elif kind in _TREE_EVENTS:
+                    self.by_others |= port != self._passed_over
                     self._take(kind, handle, parent, slice(at, at + length))
             at += (length + 3) & ~3
 
@@ -270,7 +275,7 @@ class Listener:
                 self.roots.append(wire.decode_qdisc(self._buffer, place.start, place.stop))
 
     def _lose(self) -> None:
-        self.lost = self.stirred = self.root_changed = True
+        self.lost = self.stirred = self.root_changed = self.by_others = self.link_came = True
 
 
 def _enlarge(opened: socket.socket, size: int) -> None:

@@ -71,6 +71,9 @@ class Rig(Protocol):
     def remove_link(self) -> None:
         """Remove v0."""
 
+    def add_link(self) -> None:
+        """Add v0 anew."""
+
     def unprivileged(self) -> Any:
         """Return a context without the capability to change classes."""
 
@@ -118,6 +121,9 @@ class FakeRig:
     def remove_link(self) -> None:
         self.kernel.remove_link("v0")
 
+    def add_link(self) -> None:
+        self.kernel.add_link("v0")
+
     @contextmanager
     def unprivileged(self) -> Iterator[None]:
         self.kernel.permitted = False
@@ -130,7 +136,7 @@ class RealRig:
 
     def __init__(self) -> None:
         self._sniffer: socket.socket | None = None
-        self._add_link()
+        self.add_link()
 
     def device(self, *, take_over: bool = False) -> Device:
         return Device("v0", take_over=take_over)
@@ -185,7 +191,7 @@ class RealRig:
 
     def replace_link(self) -> None:
         self.remove_link()
-        self._add_link()
+        self.add_link()
 
     def remove_link(self) -> None:
         self.close()
@@ -200,7 +206,7 @@ class RealRig:
         if self._sniffer:
             self._sniffer.close()
 
-    def _add_link(self) -> None:
+    def add_link(self) -> None:
         run("ip link add v0 address 02:00:00:00:00:01 type veth peer name v1 address 02:00:00:00:00:02")
         for link in ("v0", "v1"):
             # Without a link-local address no packet of the kernel's own disturbs the counters.

@@ -46,7 +46,6 @@ LaneName = tuple[str, str]
 """A slice's name and `normal` or `exempt`."""
 
 _CABLE = """\
-link set lo up
 link add v0 address 02:00:00:00:00:01 type veth peer name v1 address 02:00:00:00:00:02
 link set v0 addrgenmode none up
 link set v1 addrgenmode none up
@@ -142,7 +141,8 @@ class Room:
         self._holder.stdin.flush()
         assert self._holder.stdout.readline() == b"there?\n", "no namespace"
         self.enter = ("nsenter", f"--target={self._holder.pid}", *how)
-        subprocess.run([*self.enter, "ip", "-batch", "-"], input=_CABLE, text=True, check=True)
+        subprocess.run([*self.enter, "ip", "link", "set", "lo", "up"], check=True)
+        self.lay_cable()
 
     def __enter__(self) -> Self:
         """Return the room."""
@@ -154,6 +154,10 @@ class Room:
         """Leave the namespace to the kernel, which removes it with its last process."""
         self._holder.kill()
         self._holder.communicate()
+
+    def lay_cable(self) -> None:
+        """Make v0 and v1, anew where they were removed."""
+        subprocess.run([*self.enter, "ip", "-batch", "-"], input=_CABLE, text=True, check=True)
 
     def run(self, command: str, *, given: str | None = None) -> str:
         """Run a program in the room to its end and return what it printed."""

@@ -273,6 +273,52 @@ def test_a_notification_wakes_whoever_waits(rig: Rig, device: Any) -> None:
     assert select.select([device], [], [], 10)[0] == [device]
 
 
+@pytest.mark.parametrize("act", ["change", "delete a class", "delete the tree", "replace the link", "flood"])
+def test_what_others_change_disturbs_until_the_next_look(rig: Rig, device: Any, act: str) -> None:
+    """A look is then due, and when it has been taken, rest."""
+    achieve(device, wanted())
+    device.look()
+    assert not device.disturbed()
+    match act:
+        case "change":
+            rig.change_class(FIRST)
+        case "delete a class":
+            rig.delete_class(FIRST)
+        case "delete the tree":
+            rig.delete_root()
+        case "replace the link":
+            rig.replace_link()
+        case "flood":
+            rig.flood()
+    assert device.disturbed()
+    assert device.disturbed()
+    device.look()
+    assert not device.disturbed()
+
+
+def test_what_we_change_disturbs_nobody(device: Any) -> None:
+    """Neither a change nor a creation nor a removal, or one turn would call for the next for ever."""
+    achieve(device, wanted())
+    device.look()
+    achieve(device, wanted(1_000_000))
+    for act in (Act.REMOVE, Act.CREATE):
+        device.apply(change(wanted(), FIRST, act))
+    assert not device.disturbed()
+
+
+def test_a_device_that_comes_back_disturbs(rig: Rig, device: Any) -> None:
+    """While it is missing only its return matters."""
+    achieve(device, wanted())
+    device.look()
+    rig.remove_link()
+    assert device.disturbed()
+    with pytest.raises(KernelUnreadable):
+        device.look()
+    assert not device.disturbed()
+    rig.add_link()
+    assert device.disturbed()
+
+
 def test_a_foreign_root_is_refused_and_untouched(rig: Rig, device: Any) -> None:
     """The refusal names the queue and says what to do."""
     rig.add_root("htb")

@@ -119,17 +119,17 @@ def test_the_root_queue_says_what_tc_prints(real_rig: RealRig, device: Device) -
 
 
 def test_a_leaf_queue_is_bounded_in_time(device: Device) -> None:
-    """A quarter of a second at the ceiling, never less than four packets; none below an inner class."""
+    """A quarter of a second at the ceiling, never less than five packets; none below an inner class."""
     changes = wanted([1_000, 605_600, 1_000_000_000])
     for handle in changes.handle[3:].tolist():
         run(f"tc class del dev v0 classid {text(handle)}")
     achieve(device, changes)
-    assert limits() == {"1:1001": "6056b", "1:1002": "128Kb", "1:8003": "4Mb"}
+    assert limits() == {"1:1001": "5p", "1:1002": "96p", "1:8003": "1000p"}
 
 
 def limits() -> dict[str, str]:
     """Return the limit of each leaf queue as tc prints it, by class."""
-    return dict(re.findall(r"qdisc bfifo \S+ parent (\S+) limit (\S+)", run("tc qdisc show dev v0")))
+    return dict(re.findall(r"qdisc pfifo \S+ parent (\S+) limit (\S+)", run("tc qdisc show dev v0")))
 
 
 def test_a_leaf_handle_that_is_in_use_is_passed_over(device: Device) -> None:
