@@ -23,7 +23,7 @@ def row(event: Event) -> dict[str, Any]:
     """Return an event as plain data, with its sentence; what concerns no lane, or no device, has null there."""
     lane = event.lane
     return {
-        "at": event.at_wall_seconds,
+        "at_timestamp_seconds": round(event.at_wall_seconds, 3),
         "kind": event.kind.value,
         "device": event.device or None,
         "slice": lane.slice_name if lane else None,
@@ -47,7 +47,7 @@ def order_row(one: InForce) -> dict[str, Any]:
         **terms,
         "who": one.order.who,
         "reason": one.order.reason,
-        "given_at": one.order.given_at_wall_seconds,
+        "given_at_timestamp_seconds": round(one.order.given_at_wall_seconds, 3),
         "resting": one.resting,
         "sentence": f'By hand, {order(terms)}, by {one.order.who}: "{one.order.reason}".{resting}',
     }
@@ -163,7 +163,7 @@ _ORDERS: Mapping[Action, Callable[[Inputs], str]] = {
     Action.RELEASE: lambda _: "release to the full rate",
     Action.TOP_UP: lambda inputs: f"top-up of {print_volume(int(inputs['volume_bytes']))} in this period",
     Action.LEND: _lent,
-    Action.FREEZE: lambda _: "freeze, nothing in the kernel is changed",
+    Action.FREEZE: lambda _: "freeze",
     Action.FULL_RATES: lambda _: "full rates for all",
 }
 _SENTENCES: Mapping[EventKind, Callable[[Inputs], str]] = {

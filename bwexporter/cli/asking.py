@@ -27,22 +27,27 @@ def url_of(config_path: Path) -> str:
 
 def slices(url: str) -> dict[str, Any]:
     """Return the answer of /api/v1/slices; BwexporterError where there is none."""
+    return answer(url, "/api/v1/slices", "slices")
+
+
+def answer(url: str, question: str, key: str) -> dict[str, Any]:
+    """Return the answer to a question of the API, which has that key; BwexporterError where there is none."""
     if not url.startswith(("http://", "https://")):
         raise BwexporterError(f"{url} is not a URL; write for example http://127.0.0.1:10099")
     # An operator's proxy for the outside must not swallow a question to this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url.rstrip('/')}/api/v1/slices", timeout=TIMEOUT_SECONDS) as response:
-            answer = json.load(response)
+        with opener.open(f"{url.rstrip('/')}{question}", timeout=TIMEOUT_SECONDS) as response:
+            found = json.load(response)
     except urllib.error.HTTPError as error:
         if error.code == 503:
             raise BwexporterError(f"the bwexporter at {url} has not ended its first turn; ask again") from error
         raise BwexporterError(f"{url} answers {error.code} {error.reason}; is it a bwexporter?") from error
     except (OSError, ValueError, HTTPException) as error:
         raise BwexporterError(f"no bwexporter answers at {url} ({_reason(error)}); is it running?") from error
-    if not isinstance(answer, dict) or "slices" not in answer:
+    if not isinstance(found, dict) or key not in found:
         raise BwexporterError(f"{url} answers something else; is it a bwexporter?")
-    return answer
+    return found
 
 
 def _reason(error: Exception) -> str:

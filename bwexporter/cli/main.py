@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 
 from bwexporter import __version__
-from bwexporter.cli import asking, checking, hand, running, showing
+from bwexporter.cli import asking, checking, hand, past, running, showing
 from bwexporter.cli.apmon import apmon
 from bwexporter.cli.completing import completion
 from bwexporter.cli.manual import manual
@@ -156,6 +156,8 @@ def demo_part(part: str) -> None:
 cli.add_command(apmon)
 cli.add_command(completion)
 cli.add_command(manual)
+cli.add_command(past.history)
+cli.add_command(past.why)
 for by_hand in (hand.slice_group, hand.freeze, hand.full_rates, hand.thaw):
     cli.add_command(by_hand)
 cli.add_command(tree)

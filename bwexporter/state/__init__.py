@@ -22,7 +22,7 @@ from bwexporter.state import books, copies, schema, use
 from bwexporter.state.pack import Damaged
 from bwexporter.state.saver import SaveOutcome, Saver
 
-__all__ = ["NOTHING_SAVED", "SaveOutcome", "State", "open_state", "peek"]
+__all__ = ["NOTHING_SAVED", "SaveOutcome", "State", "open_state", "peek", "read_events"]
 
 USE_LIMIT_BYTES = 256_000_000
 NOTHING_SAVED = books.Contents({}, {}, None)
@@ -57,6 +57,22 @@ def peek(path: Path) -> books.Contents | None:
         schema.refuse_strangers(path)
         return _read(path)
     except (sqlite3.Error, OSError, Damaged) as error:
+        raise StateRefused(f"the state file {path} cannot be read: {error}") from error
+
+
+def read_events(path: Path, since: float, until: float, slice_name: str | None, limit: int) -> list[Event]:
+    """Return the newest `limit` events of [since, until), newest first; another process may have the file.
+
+    Raise StateRefused where it cannot be read.
+    """
+    return _asked(path, lambda connection: books.read_events(connection, since, until, slice_name, limit))
+
+
+def _asked(path: Path, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+    try:
+        with closing(schema.connect(path, mode="ro")) as connection:
+            return question(connection)
+    except (sqlite3.Error, Damaged) as error:
         raise StateRefused(f"the state file {path} cannot be read: {error}") from error
 
 
@@ -170,7 +186,7 @@ class State:
         if step <= 0 or step % use.STEP_SECONDS:
             raise ValueError(f"use is kept in steps of {use.STEP_SECONDS} s: {step} is no multiple of it")
         first, lane = int(since // step) * step, Lane(device, slice_name, traffic)
-        sums = self._asked(lambda connection: books.read_use(connection, lane, first, until, step))
+        sums = _asked(self._path, lambda connection: books.read_use(connection, lane, first, until, step))
         return sorted(sums.items())
 
     def events(self, since: float, until: float, slice_name: str | None = None, limit: int = 1000) -> list[Event]:
@@ -178,14 +194,7 @@ class State:
 
         Raise StateRefused if the file is unreadable.
         """
-        return self._asked(lambda connection: books.read_events(connection, since, until, slice_name, limit))
-
-    def _asked(self, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        try:
-            with closing(schema.connect(self._path, mode="ro")) as connection:
-                return question(connection)
-        except (sqlite3.Error, Damaged) as error:
-            raise StateRefused(f"the state file {self._path} cannot be read: {error}") from error
+        return read_events(self._path, since, until, slice_name, limit)
 
     def flush(self, timeout_seconds: float) -> SaveOutcome:
         """Write what still waits, and wait for it no longer than `timeout_seconds`."""

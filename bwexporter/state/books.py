@@ -86,7 +86,8 @@ def read_contents(connection: sqlite3.Connection) -> Contents:
     for (packed,) in connection.execute("SELECT packed FROM use_openings"):
         use.unpack_sums(packed)
     lost = connection.execute("SELECT value FROM facts WHERE key = 'lost_at'").fetchone()
-    hand = connection.execute("SELECT packed FROM hand").fetchone()
+    had_orders = schema.version_of(connection) >= schema.FIRST_VERSION_WITH_ORDERS  # an older file may be looked into
+    hand = connection.execute("SELECT packed FROM hand").fetchone() if had_orders else None
     return Contents(
         ledgers,
         dict(connection.execute("SELECT slice, id FROM ids")),

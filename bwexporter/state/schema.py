@@ -60,6 +60,7 @@ def _orders_of_version_2(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE hand (key INTEGER PRIMARY KEY CHECK (key = 1), packed TEXT NOT NULL)")
 
 
+FIRST_VERSION_WITH_ORDERS = 2
 MIGRATIONS: Sequence[Migration] = (_tables_of_version_1, _orders_of_version_2)
 """Migration n leads from version n to n + 1; they are only ever added to."""
 

@@ -1,0 +1,166 @@
+"""`bwexporter history` and `why`: what happened, and why a ceiling is what it is.
+
+Turns events and the API's rows into sentences. Knows: where events can be read (the state file, or a running program's
+API), how people write a time. Does not know: what an event or a verdict means.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+from rich.table import Table
+
+from bwexporter import explain, telling
+from bwexporter.cli import asking
+from bwexporter.cli.options import as_json_option, config_option
+from bwexporter.cli.table import console
+from bwexporter.config import load_config
+from bwexporter.core.report import EventKind
+from bwexporter.errors import BwexporterError, StateRefused
+from bwexporter.state import read_events
+from bwexporter.units import UnitError, parse_duration
+
+MOST_EVENTS = 1000
+_NO_END = 1e12
+
+Row = Mapping[str, Any]
+
+_url_option = click.option("--url", help="Ask this bwexporter, as http://node1:10099.")
+
+
+def parse_since(written: str, now_seconds: float) -> float:
+    """Read `2h` (ago), or a time as 2026-03-01 or 2026-03-01 14:00, in local time unless it says which; ValueError."""
+    try:
+        return now_seconds - parse_duration(written)
+    except UnitError:
+        try:
+            return datetime.fromisoformat(written).timestamp()
+        except ValueError:
+            raise ValueError(f"{written!r} is no time; write for example 2h, 7d or 2026-03-01 14:00") from None
+
+
+@click.command(short_help="Say what happened, and why.")
+@click.argument("slice_name", metavar="[SLICE]", required=False)
+@config_option
+@click.option("--since", default="1d", show_default=True, help="How far back: 2h, 7d, or a time as 2026-03-01 14:00.")
+@click.option("--limit", type=click.IntRange(1, MOST_EVENTS), default=100, help="The newest so many [default: 100].")
+@_url_option
+@as_json_option
+def history(
+    slice_name: str | None, config_path: Path, *, since: str, limit: int, url: str | None, as_json: bool
+) -> None:
+    """Say what happened, oldest first: verdicts, periods, orders by hand, restarts, drift, refusals.
+
+    Each event has its inputs (--json shows them all): what was used of how much, the rule, the old and the new ceiling,
+    who caused it. A ceiling that moved by less than a half or a double belongs to the event before it. Events are kept
+    for 400 days; they are read from the state file where this user may, and else asked of the running program.
+    """
+    try:
+        since_seconds = parse_since(since, time.time())
+    except ValueError as trouble:
+        raise click.BadParameter(str(trouble), param_hint="--since") from trouble
+    rows = list(reversed(_events(config_path, url, slice_name, since_seconds, limit)))
+    if as_json:
+        click.echo(json.dumps({"events": rows}, indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("time", no_wrap=True)
+    table.add_column("lane", no_wrap=True)
+    table.add_column("what happened", overflow="fold", ratio=1)
+    for row in rows:
+        table.add_row(_time(row["at_timestamp_seconds"]), place_of(row), row["sentence"])
+    console().print(table, markup=False, highlight=False)
+    if not rows:
+        click.echo(f"Nothing happened{f' to {slice_name}' if slice_name else ''} since {_time(since_seconds)}.")
+
+
+@click.command(short_help="Say why a slice's ceiling is what it is.")
+@click.argument("slice_name", metavar="SLICE")
+@config_option
+@_url_option
+@as_json_option
+def why(slice_name: str, config_path: Path, *, url: str | None, as_json: bool) -> None:
+    """Say why a slice's ceiling is what it is, in one sentence for each lane, with the figures of the formula.
+
+    Adds the orders by hand that are in force, and since when it is so.
+    """
+    answer = asking.slices(url or asking.url_of(config_path))
+    rows = [row for row in answer["slices"] if row["slice"] == slice_name]
+    if not rows:
+        raise BwexporterError(f"{answer['node']} has no slice {slice_name!r}; `bwexporter status` lists them")
+    events = _events(config_path, url, slice_name, 0.0, MOST_EVENTS)
+    told = [_explained(row, answer, events) for row in rows]
+    if as_json:
+        click.echo(json.dumps({"node": answer["node"], "taken_at": answer["taken_at"], "lanes": told}, indent=2))
+        return
+    for lane in told:
+        click.echo(f"{place_of(lane)}: {lane['why']}")
+        for order in lane["by_hand"]:
+            click.echo(f"  {order['sentence']}")
+        if lane["event"] is not None:
+            click.echo(f"  Since {_time(lane['event']['at_timestamp_seconds'])}.")
+
+
+def place_of(row: Row) -> str:
+    """Return which lane, device or node a row is about."""
+    return " ".join(row[part] for part in ("device", "slice", "traffic") if row[part]) or "the node"
+
+
+def _explained(row: Row, answer: Row, events: Sequence[Row]) -> dict[str, Any]:
+    lane = {part: row[part] for part in ("device", "slice", "traffic")}
+    orders = [order for order in answer.get("by_hand", ()) if _concerns(order, row)]
+    kinds = {EventKind.VERDICT.value, EventKind.CEILING.value}
+    last = next((one for one in events if one["kind"] in kinds and all(one[part] == lane[part] for part in lane)), None)
+    return {
+        **lane,
+        "verdict": row["verdict"],
+        "why": explain.sentence(explain.of_row(row, answer["taken_at"])),
+        "by_hand": orders,
+        "event": last,
+    }
+
+
+def _concerns(order: Row, row: Row) -> bool:
+    """Say whether an order is about a lane: its own, as a borrower, or the whole node's."""
+    if order["slice"] is None:
+        return True
+    same_road = (order["device"], order["traffic"]) == (row["device"], row["traffic"])
+    return same_road and row["slice"] in {order["slice"], order.get("borrower")}
+
+
+def _events(
+    config_path: Path, url: str | None, slice_name: str | None, since_seconds: float, limit: int
+) -> list[dict[str, Any]]:
+    """Return events as rows, newest first."""
+    if url is None:
+        try:
+            state = load_config(config_path).state
+            return [telling.row(event) for event in read_events(state, since_seconds, _NO_END, slice_name, limit)]
+        except StateRefused as unreadable:
+            try:
+                return _asked(asking.url_of(config_path), slice_name, since_seconds, limit)
+            except BwexporterError:
+                raise unreadable from None
+    return _asked(url, slice_name, since_seconds, limit)
+
+
+def _asked(url: str, slice_name: str | None, since_seconds: float, limit: int) -> list[dict[str, Any]]:
+    question = {"since": f"{max(0.0, since_seconds):.3f}", "limit": str(limit)}
+    question |= {"slice": slice_name} if slice_name else {}
+    answer = asking.answer(url, f"/api/v1/events?{urlencode(question)}", "events")
+    return [_with_sentence(row) for row in answer["events"]]
+
+
+def _with_sentence(row: Row) -> dict[str, Any]:
+    return {**row, "sentence": telling.sentence(EventKind(row["kind"]), row["inputs"])}
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
