@@ -515,13 +515,13 @@ def _period_seconds(ledger: Ledger) -> F8:
     return (ledger.accounts.period_end_at - ledger.accounts.period_start_at)[: ledger.enrolled]
 
 
-def _lost(desk: Desk) -> B1:
+def _lost(desk: Desk) -> bool | B1:
     """Mark lanes in the first period after their accounts were lost: their ceilings stay as the kernel has them."""
-    accounts, enrolled = desk.ledger.accounts, desk.ledger.enrolled
     if desk.lost_at_wall_seconds is None:
-        return np.zeros(enrolled, bool)
-    began = accounts.period_start_at[:enrolled] + desk.ledger.wall_offset_seconds
-    return began <= desk.lost_at_wall_seconds + RESTART_SECONDS
+        return False
+    began = desk.ledger.accounts.period_start_at[: desk.ledger.enrolled] + desk.ledger.wall_offset_seconds
+    lost: B1 = began <= desk.lost_at_wall_seconds + RESTART_SECONDS
+    return lost
 
 
 def _is_building(work: _Work) -> bool:

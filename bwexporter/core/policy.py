@@ -82,7 +82,9 @@ class Frame(Columns):
     allowance: I8  # with the top-up by hand, as is the next
     threshold: I8
     floor: I8
-    plain: B1  # nothing is set by hand and no switch is thrown
+    terms: _Terms
+    next_terms: _Terms  # of the next period, in which nothing is topped up
+    plain: bool  # nothing is set by hand and no switch is thrown, for any lane
     admitted_ratio: float
 
     def fits(self, tariffs: Tariffs, span_seconds: F8, parents_bytes_per_second: tuple[int, int]) -> bool:
@@ -92,16 +94,13 @@ class Frame(Columns):
 
 
 class _Case(NamedTuple):
-    """The lanes that a verdict has to be found for, with the columns of those alone."""
+    """The lanes that the law has to be asked for, with the columns of those alone."""
 
-    tariffs: Tariffs
+    rows: I8
+    full: I8
     used: I8
     remaining_seconds: F8
-    span_seconds: F8
-    allowance: I8
-    threshold: I8
-    floor: I8
-    held: I8
+    terms: _Terms
 
 
 def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its own
@@ -125,8 +124,8 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
     ceilings of the parents of normal and exempt lanes. `enforcing` is false while the whole node is in shadow. `kept`
     is the frame of an earlier judgement, which spares reckoning it anew.
 
-    A plain lane that can reach neither its threshold nor its period's end before the next look has its full rate
-    (rule 2). Those are most lanes of most nodes, so that the rest of the law is asked for the others alone.
+    A lane that can reach neither its threshold nor its period's end before the next look has its full rate (rule 2).
+    Those are most lanes of most nodes, so that the rest of the law is asked for the others alone.
     """
     frame = framed(
         ledger,
@@ -139,15 +138,17 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
     full, horizon = tariffs.full_bytes_per_second, next_look_seconds + look_margin_seconds
     used, remaining = ledger.accounts.used_bytes[: len(tariffs)], _remaining_seconds(ledger)
     far = ((frame.threshold - used) / full >= max(horizon, _SOON_SECONDS)) & (remaining >= horizon)
-    rows = np.flatnonzero(~(far & frame.plain & (not np.any(frozen)) & enforcing))
-
-    ceiling, asked, reason, capped = full.copy(), full.copy(), np.zeros(len(full), np.int8), np.zeros(len(full), bool)
+    rows = np.flatnonzero(~far)
+    ceiling, reason = full.copy(), np.full(len(full), Reason.WITHIN, np.int8)
     if len(rows):
-        case = _case(rows, frame, used, remaining, held_ceiling_bytes_per_second)
-        frozen_rows = np.broadcast_to(frozen, len(full))[rows]
-        ceiling[rows], reason[rows] = _judged(case, horizon, frozen_rows)
-        asked[rows] = np.where(case.tariffs.shadow | (not enforcing), case.held, ceiling[rows])
-        capped[rows] = _capped(ceiling[rows], reason[rows], case.tariffs)
+        case = _Case(rows, full[rows], used[rows], remaining[rows], frame.terms.take(rows))
+        ceiling[rows], reason[rows] = _ruled(case, frame, horizon)
+    asked = ceiling
+    if not (frame.plain and enforcing) or np.any(frozen):
+        held = np.where(held_ceiling_bytes_per_second > 0, held_ceiling_bytes_per_second, full)
+        ceiling, reason = _lowered_by_hand(tariffs, ceiling, reason)
+        ceiling, reason = _switched(tariffs, ceiling, reason, held, frozen=frozen)
+        asked = np.where(tariffs.shadow | (not enforcing), held, ceiling)
     return Verdicts(
         ceiling_bytes_per_second=ceiling,
         asked_ceiling_bytes_per_second=asked,
@@ -156,7 +157,7 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
         guarantee_bytes_per_second=frame.guarantee,
         allowance_bytes=frame.allowance,
         threshold_bytes=frame.threshold,
-        capped=capped,
+        capped=_capped(ceiling, reason, tariffs),
         admitted_ratio=frame.admitted_ratio,
     )
 
@@ -187,34 +188,24 @@ def framed(
     full = tariffs.full_bytes_per_second
     terms = _terms(full, allowance, threshold, span)
     floor = _fitted_floor(terms, span, guarantee, tariffs.floor_bytes_per_second)
-    plain = ~(tariffs.off | tariffs.released | tariffs.shadow) & (tariffs.hand_cap_bytes_per_second >= full)
-    return Frame(tariffs, parents, span, guarantee, allowance, threshold, floor, plain, ratio)
+    next_terms = _next_terms(tariffs, span) if tariffs.hand_top_up_bytes.any() else terms
+    switched = tariffs.off | tariffs.released | tariffs.shadow
+    plain = not (switched | (tariffs.hand_cap_bytes_per_second < full)).any()
+    return Frame(tariffs, parents, span, guarantee, allowance, threshold, floor, terms, next_terms, plain, ratio)
 
 
-def _case(rows: I8, frame: Frame, used: I8, remaining_seconds: F8, held_ceiling_bytes_per_second: I8) -> _Case:
-    tariffs, held = frame.tariffs.take(rows), held_ceiling_bytes_per_second[rows]
-    return _Case(
-        tariffs=tariffs,
-        used=used[rows],
-        remaining_seconds=remaining_seconds[rows],
-        span_seconds=frame.span_seconds[rows],
-        allowance=frame.allowance[rows],
-        threshold=frame.threshold[rows],
-        floor=frame.floor[rows],
-        held=np.where(held > 0, held, tariffs.full_bytes_per_second),
-    )
-
-
-def _judged(case: _Case, horizon_seconds: float, frozen: B1) -> tuple[I8, Reasons]:
-    """Return ceilings and reasons: the law, then the hand, then the switches."""
-    tariffs, full, span = case.tariffs, case.tariffs.full_bytes_per_second, case.span_seconds
-    terms = _terms(full, case.allowance, case.threshold, span)
-    rate = _law(terms, _next_terms(tariffs, span), case.used, case.remaining_seconds, span, horizon_seconds)
-    rate = np.where(case.allowance >= UNLIMITED, terms.full, rate)
-    ceiling = _ceiling(rate, case.floor, full)
-    reason = _reason(case.used, case.allowance, case.threshold, ceiling < full)
-    ceiling, reason = _lowered_by_hand(tariffs, ceiling, reason)
-    return _switched(tariffs, ceiling, reason, case.held, frozen=frozen)
+def _ruled(case: _Case, frame: Frame, horizon_seconds: float) -> tuple[I8, Reasons]:
+    """Return the ceilings and reasons of the law alone."""
+    rows, allowance, threshold = case.rows, frame.allowance[case.rows], frame.threshold[case.rows]
+    rate = _pace(case.terms, case.used, case.remaining_seconds, horizon_seconds)
+    into_next = horizon_seconds - case.remaining_seconds
+    if (into_next > 0).any():
+        # The ceiling also has to suit the next period's fresh account, for the rest of the horizon.
+        fresh = _pace(frame.next_terms.take(rows), np.zeros(len(rows)), frame.span_seconds[rows], into_next)
+        rate = np.where(into_next > 0, np.minimum(rate, fresh), rate)
+    rate = np.where(allowance >= UNLIMITED, case.terms.full, rate)
+    ceiling = _ceiling(rate, frame.floor[rows], case.full)
+    return ceiling, _reason(case.used, allowance, threshold, ceiling < case.full)
 
 
 def hold(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, *, enforcing: bool = True) -> Verdicts:
@@ -272,7 +263,7 @@ def next_look_seconds(
     nears = threshold - used < (interval_seconds + look_margin_seconds) * tariffs.full_bytes_per_second
     rows = np.flatnonzero(nears | (allowance - used < TAIL_BYTES_PER_SECOND * remaining))  # the others ask for no look
     early = _early_look_seconds(
-        tariffs.take(rows), allowance[rows], threshold[rows], used[rows], remaining[rows],
+        tariffs, rows, allowance[rows], threshold[rows], used[rows], remaining[rows],
         sent=accounts.recent_bytes[rows] > 0, look_margin_seconds=look_margin_seconds,
     )  # fmt: skip
     held_back = max(float(np.min(early, initial=np.inf)), shortest_interval_seconds)
@@ -338,16 +329,23 @@ def _remaining_seconds(ledger: Ledger) -> F8:
 
 def _terms(full: I8, allowance: I8, threshold: I8, span_seconds: F8) -> _Terms:
     """Return the terms of a period of that length; all of the slack of a lane without an allowance is there for it."""
-    slack = np.where(allowance >= UNLIMITED, UNLIMITED, allowance - threshold).astype(np.float64)
-    tail_seconds = np.minimum(TAIL_SECONDS, span_seconds)
+    slack, tail_seconds = _slack(allowance, threshold), np.minimum(TAIL_SECONDS, span_seconds)
     return _Terms(
         full=full.astype(np.float64),
         allowance=allowance.astype(np.float64),
         threshold=threshold.astype(np.float64),
         slack=slack,
         tail_seconds=tail_seconds,
-        tail_rate=np.minimum(np.minimum(full, TAIL_BYTES_PER_SECOND), slack / (2 * tail_seconds)),
+        tail_rate=_tail_rate(full, slack, tail_seconds),
     )
+
+
+def _slack(allowance: I8, threshold: I8) -> F8:
+    return np.where(allowance >= UNLIMITED, UNLIMITED, allowance - threshold).astype(np.float64)
+
+
+def _tail_rate(full: I8, slack: F8, tail_seconds: F8) -> F8:
+    return np.minimum(np.minimum(full, TAIL_BYTES_PER_SECOND), slack / (2 * tail_seconds))
 
 
 def _next_terms(tariffs: Tariffs, span_seconds: F8) -> _Terms:
@@ -386,21 +384,6 @@ def _pace(terms: _Terms, used: I8 | F8, remaining_seconds: F8, horizon_seconds: 
     return np.where((beyond <= 0) | (spread >= terms.full), terms.full, np.minimum(paced, terms.full))
 
 
-def _law(
-    terms: _Terms,
-    next_terms: _Terms,
-    used: I8,
-    remaining_seconds: F8,
-    span_seconds: F8,
-    horizon_seconds: float,
-) -> F8:
-    """Return the rate that suits this account and, where the horizon passes the period's end, the next one as well."""
-    rate = _pace(terms, used, remaining_seconds, horizon_seconds)
-    into_next = horizon_seconds - remaining_seconds
-    fresh = _pace(next_terms, np.zeros(len(terms)), span_seconds, into_next)
-    return np.where(into_next > 0, np.minimum(rate, fresh), rate)
-
-
 def _ceiling(rate: F8, floor: I8, full: I8) -> I8:
     """Rule 6: rounded down to 7 significant bits, not below the floor; the full rate as it is."""
     mantissa, exponent = np.frexp(np.maximum(np.floor(rate), 0.0))
@@ -429,7 +412,7 @@ def _switched(
     reason: Reasons,
     held: I8,
     *,
-    frozen: B1,
+    frozen: bool | B1,
 ) -> tuple[I8, Reasons]:
     """Rules 8 and 9: frozen before off before released before the law."""
     full = tariffs.full_bytes_per_second
@@ -446,6 +429,7 @@ def _capped(ceiling: I8, reason: Reasons, tariffs: Tariffs) -> B1:
 
 def _early_look_seconds(
     tariffs: Tariffs,
+    rows: I8,
     allowance: I8,
     threshold: I8,
     used: I8,
@@ -455,14 +439,14 @@ def _early_look_seconds(
     look_margin_seconds: float,
 ) -> F8:
     """Return when each lane asks for an early look, infinity where it asks for none; `sent` marks those that sent."""
-    can_be_capped = (allowance < UNLIMITED) & ~tariffs.off & ~tariffs.released
+    full, hand_cap = tariffs.full_bytes_per_second[rows], tariffs.hand_cap_bytes_per_second[rows]
+    can_be_capped = (allowance < UNLIMITED) & ~(tariffs.off | tariffs.released)[rows]
 
-    fastest = np.minimum(tariffs.full_bytes_per_second, np.maximum(tariffs.hand_cap_bytes_per_second, 1))
-    to_threshold = (threshold - used) / fastest
+    to_threshold = (threshold - used) / np.minimum(full, np.maximum(hand_cap, 1))
     nears = can_be_capped & sent & (used < threshold)
 
-    terms = _terms(tariffs.full_bytes_per_second, allowance, threshold, remaining_seconds)
-    slow = (allowance - used) / remaining_seconds < terms.tail_rate
+    tail_rate = _tail_rate(full, _slack(allowance, threshold), np.minimum(TAIL_SECONDS, remaining_seconds))
+    slow = (allowance - used) / remaining_seconds < tail_rate
     to_tail = remaining_seconds - TAIL_SECONDS
     awaits_tail = can_be_capped & slow & (to_tail > 0)
     return np.minimum(
