@@ -33,6 +33,7 @@ from bwexporter.core.lanes import (
 )
 from bwexporter.core.orders import Action, Command, InForce
 from bwexporter.core.periods import PeriodRule
+from bwexporter.core.places import Places, find, placed
 from bwexporter.core.report import DeviceReport, Event, Report, SliceInfo, SourceStatus
 from bwexporter.errors import DeviceRefused, KernelUnreadable
 
@@ -150,6 +151,8 @@ class Desk:
     refused: frozenset[events.Refusal] = frozenset()  # changes that the last act was refused
     frame: policy.Frame | None = None  # what the tariffs come to
     written: Tariffs | None = None  # the tariffs without the hand; None: as judged
+    counted: Places | None = None  # where the classes of the counters stand, as is the next for the wanted classes
+    planned: Places | None = None
     lost_at_wall_seconds: float | None = None  # when accounts were lost for good; None: never
     due_at_boot_seconds: float = 0.0
 
@@ -161,7 +164,7 @@ class _Work:
     desk: Desk
     trouble: str = ""
     snapshot: Snapshot | None = None
-    lane_rows: tuple[I8, B1] | None = None  # each lane's class in the snapshot, and whether it is there
+    places: Places | None = None  # of each lane's class in the snapshot, and of classes that lanes had before
     count: accounting.Count | None = None
     implausible: I8 | None = None
     verdicts: Verdicts | None = None
@@ -363,8 +366,7 @@ class Turns:
         work.count, work.implausible = count, implausible
         self._note(events.of_count(count, implausible))
         self._end_top_ups(count, now)
-        handles = desk.ledger.counters.handle[: desk.ledger.enrolled]
-        work.lane_rows = lives.find(work.snapshot.classes.handle, handles)
+        work.places = desk.counted
 
     def _end_top_ups(self, count: accounting.Count, now: Instant) -> None:
         """End the top-ups of accounts that rolled, in the turn that saves both or neither."""
@@ -434,8 +436,9 @@ class Turns:
                 return
         work.outcomes = outcomes
         work.desk.enforced = plan.settled(work.desk.enforced, work.changes, outcomes.errno == 0, work.wanted)
-        counters = lives.with_new_leaves(work.desk.ledger.counters, work.changes, outcomes)
-        work.desk.ledger = replace(work.desk.ledger, counters=counters)
+        ledger = work.desk.ledger
+        counters = lives.with_new_leaves(ledger.counters, work.changes, outcomes)
+        work.desk.ledger = ledger if counters is ledger.counters else replace(ledger, counters=counters)
 
     def _sort(self, works: Sequence[_Work], *, before: bool) -> list[Sorted]:
         """Let the rules name classes that exist: those to be removed are forgotten before, new ones named after.
@@ -546,17 +549,29 @@ def _classes_there(work: _Work) -> frozenset[int]:
 
 def _advanced(desk: Desk, snapshot: Snapshot, now: Instant) -> tuple[accounting.Count, I8]:
     """Count a look, and say which rows gained more than the line can carry."""
-    count = accounting.advance(desk.ledger, snapshot, now, period_rule=desk.tariffs.period_rule, rules=desk.rules)
+    desk.counted = placed(snapshot.classes, desk.ledger.counters.handle, desk.counted)
+    rule = desk.tariffs.period_rule
+    count = accounting.advance(desk.ledger, snapshot, now, period_rule=rule, rules=desk.rules, places=desk.counted)
     return count, accounting.implausible_rows(desk.ledger, count, desk.tree.line_rate_bytes_per_second)
 
 
 def _plan(work: _Work) -> None:
+    desk = work.desk
     if work.verdicts is None or work.snapshot is None:
         return
-    desk = work.desk
     work.wanted = desk.tree.wanted(desk.tariffs, work.verdicts)
-    ours = desk.tree.owns(work.snapshot.classes.handle)
-    work.changes = plan.diff(work.wanted, work.snapshot, ours=ours, known=desk.ledger.counters, enforced=desk.enforced)
+    desk.planned = placed(work.snapshot.classes, work.wanted.handle, desk.planned)
+    strange = desk.planned.strange
+    ours = np.zeros(len(work.snapshot.classes), bool)
+    ours[strange] = desk.tree.owns(work.snapshot.classes.handle[strange])
+    work.changes = plan.diff(
+        work.wanted,
+        work.snapshot,
+        ours=ours,
+        known=desk.ledger.counters,
+        enforced=desk.enforced,
+        places=desk.planned,
+    )
 
 
 def _hold(work: _Work) -> None:
@@ -567,10 +582,11 @@ def _hold(work: _Work) -> None:
 
 def _at_look(work: _Work, column: Callable[[Snapshot], I8]) -> I8:
     """Return for each lane what a column of the snapshot says of its class, 0 where it has no class."""
-    if work.snapshot is None or work.lane_rows is None or not len(work.snapshot.classes):
-        return np.zeros(work.desk.ledger.enrolled, np.int64)
-    row, present = work.lane_rows
-    return np.where(present, column(work.snapshot)[row], 0)
+    lanes = slice(work.desk.ledger.enrolled)
+    if work.snapshot is None or work.places is None or not len(work.snapshot.classes):
+        return np.zeros(lanes.stop, np.int64)
+    there = column(work.snapshot).take(work.places.row[lanes])
+    return there if work.places.whole else np.where(work.places.present[lanes], there, 0)
 
 
 def _held_ceilings(work: _Work) -> I8:
@@ -587,7 +603,7 @@ def _enforced_ceilings(work: _Work) -> I8:
     made = np.flatnonzero(work.changes.act != Act.REMOVE)
     order = made[np.argsort(work.changes.classes.handle[made], kind="stable")]
     handles = work.desk.ledger.counters.handle[: work.desk.ledger.enrolled]
-    row, changed = lives.find(work.changes.classes.handle[order], handles)
+    row, changed = find(work.changes.classes.handle[order], handles)
     if not changed.any():
         return enforced
     read_back = work.outcomes.enforced_ceiling_bytes_per_second[order][row]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from bwexporter.core import lives
@@ -201,21 +200,3 @@ def test_ends_on_another_interface_say_nothing_of_this_one() -> None:
     joined = lives.joined(earlier, looks(node))
 
     assert ((1_000,), ()) == (earlier.tree_endings_bytes, joined.tree_endings_bytes)
-
-
-# Looking handles up.
-
-
-def test_handles_are_found_by_their_rows() -> None:
-    """Those that are not there have row 0 and are marked absent."""
-    row, present = lives.find(np.array([3, 5, 9]), np.array([9, 4, 3, 10, 0]))
-
-    assert [True, False, True, False, False] == present.tolist()
-    assert [2, 0] == row[present].tolist()
-
-
-def test_nothing_is_found_in_an_empty_dump() -> None:
-    """A device without a tree has no classes."""
-    row, present = lives.find(np.empty(0, np.int64), np.array([9, 4]))
-
-    assert ([0, 0], [False, False]) == (row.tolist(), present.tolist())

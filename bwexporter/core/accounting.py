@@ -22,6 +22,7 @@ import numpy as np
 
 from bwexporter.core import enrolment, lives, periods
 from bwexporter.core.lanes import F8, I8, Accounts, Instant, Ledger, Snapshot
+from bwexporter.core.places import Places
 
 STEP_TOLERANCE_SECONDS = 0.5
 RECENT_SECONDS = 60.0  # time constant of the smoothed rate
@@ -56,15 +57,17 @@ def advance(
     *,
     period_rule: I8,
     rules: Sequence[periods.PeriodRule],
+    places: Places | None = None,
 ) -> Count:
     """Count a look: what every counter gained goes to its account, and periods that ended are rolled.
 
-    `period_rule` is the index into `rules` of each enrolled row. Pure: the given ledger stays as it is, so a turn that
+    `period_rule` is the index into `rules` of each enrolled row. `places` are those of the counters' classes in the
+    snapshot, where they are known already. Pure: the given ledger stays as it is, so a turn that
     fails later counts the same bytes once more from the same start, never twice.
     """
     elapsed = elapsed_seconds(ledger.at, now)
     same_device = ledger.at.boot_id == now.boot_id and ledger.ifindex == snapshot.ifindex
-    found = lives.gains(ledger, snapshot, same_device=same_device)
+    found = lives.gains(ledger, snapshot, same_device=same_device, places=places)
     gained = _by_account(ledger, found.gained)
     roll = _roll(ledger, gained[0], ledger.ledger_seconds + elapsed, period_rule=period_rule, rules=rules)
     stepped = now.wall_seconds - (ledger.ledger_seconds + elapsed + ledger.wall_offset_seconds)
@@ -88,7 +91,8 @@ def advance(
         direct_packets=ledger.direct_packets
         + _direct_gain(ledger, snapshot, same_life=same_device and not found.tree_ended),
     )
-    restarted = np.unique(ledger.counters.account[found.restarted])
+    restarted = ledger.counters.account[found.restarted]
+    restarted = np.unique(restarted) if len(restarted) else restarted
     ended_used, ended_periods = roll.ended_used, roll.ended_periods
     return _without_ended_departures(
         Count(advanced, restarted, roll.rows, ended_used, ended_periods, stepped, found.tree_ended),
@@ -117,11 +121,13 @@ def implausible_rows(ledger: Ledger, count: Count, line_rate_bytes_per_second: i
     most = 1.5 * line_rate_bytes_per_second * (elapsed + 0.5) + 1e6
     rows = np.flatnonzero(count.ledger.accounts.recent_bytes[: ledger.enrolled] > most)
     lived: I8 = rows[ledger.counters.alive[rows]]
-    return np.setdiff1d(lived, count.restarted)
+    return np.setdiff1d(lived, count.restarted) if len(lived) else lived
 
 
 def _by_account(ledger: Ledger, gained: I8) -> I8:
     """Sum the gains of counters into 4 x rows of accounts; enrolled counters stand in the accounts' order."""
+    if len(ledger.counters) == len(ledger.lanes) == ledger.enrolled:
+        return gained
     total = np.zeros((4, len(ledger.lanes)), np.int64)
     total[:, : ledger.enrolled] = gained[:, : ledger.enrolled]
     for kind in range(4):
@@ -162,8 +168,11 @@ def _roll(
 ) -> _Roll:
     """Roll what has ended; periods that ended together (a calendar's) are reckoned once."""
     accounts, time_before = ledger.accounts, ledger.ledger_seconds
-    start, end = accounts.period_start_at.copy(), accounts.period_end_at.copy()
+    start, end, used = accounts.period_start_at, accounts.period_end_at, accounts.used_bytes + gained_bytes
     rows = np.flatnonzero(end <= time_now)
+    if not len(rows):
+        return _Roll(used, start, end, rows, rows, rows)
+    start, end = start.copy(), end.copy()
     first_end = end[rows]
     ended = np.zeros(len(rows), np.int64)
     known: dict[tuple[float, float, int], tuple[float, float, int]] = {}
@@ -178,7 +187,6 @@ def _roll(
     gained, span = gained_bytes[rows], max(time_now - time_before, 1e-9)
     until_first_end = _part(gained, (first_end - time_before) / span)
     until_start = _part(gained, (start[rows] - time_before) / span)
-    used = accounts.used_bytes + gained_bytes
     used[rows] = gained - until_start
     return _Roll(used, start, end, rows, accounts.used_bytes[rows] + until_first_end, ended)
 

@@ -31,11 +31,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bwexporter.core.lanes import B1, I8, Changes, Counters, Counts, Endings, Ledger, Outcomes, Snapshot
+from bwexporter.core.places import Places, find, is_among, placed
 
 WRAP = 1 << 32  # drops and overlimits are 32-bit in the kernel
-
-_TABLE_SPAN = 64  # numbers in the span that are looked through for each one that is sought
-
 
 _PASSING_BYTES = 1_000_000
 """What may pass while a dump runs although hardly anything passed before it: 10 Gbit/s for most of a millisecond."""
@@ -56,17 +54,48 @@ class Gains(NamedTuple):
 class _Sight(NamedTuple):
     """The classes of the counters in a dump, in the counters' order; zeros where absent."""
 
+    places: Places
     present: B1
     reading: I8  # 4 x rows
     leaf: I8
     parent: I8
 
 
-def gains(ledger: Ledger, snapshot: Snapshot, *, same_device: bool) -> Gains:
-    """Return what every counter gained; `same_device` is false after a reboot or under another interface index."""
+def gains(ledger: Ledger, snapshot: Snapshot, *, same_device: bool, places: Places | None = None) -> Gains:
+    """Return what every counter gained.
+
+    `same_device` is false after a reboot or under another interface index. `places` are those of the counters' classes
+    in the snapshot, where they are known already.
+    """
     counters = ledger.counters
-    last = _matrix(counters)
-    sight = _sight(counters, snapshot)
+    places = places or placed(snapshot.classes, counters.handle)
+    last, sight = _matrix(counters), _sight(counters, snapshot, places)
+    increase = _increase(sight.reading, last)
+    tree_ended = bool(snapshot.tree_endings_bytes)
+    if same_device and not tree_ended and _all_went_on(counters, snapshot, places, increase):
+        gained, restarted = increase, np.zeros(len(counters), bool)
+        seen = _as_seen(counters, sight, last, alive=counters.alive, unheard=counters.unheard)
+    else:
+        gained, restarted, seen = _over_ends(ledger, snapshot, sight, last, same_device=same_device)
+    parents, tree_sent = _witnesses(ledger, snapshot, sight, gained[0])
+    if same_device and not tree_ended:
+        tree_sent = _with_passing(tree_sent, ledger.tree_sent_bytes, int(gained[0].sum()))
+    return Gains(seen, gained, restarted, tree_ended, *parents, tree_sent)
+
+
+def _all_went_on(counters: Counters, snapshot: Snapshot, places: Places, increase: I8) -> bool:
+    """Say whether every life certainly went on, as it does at most looks: then nothing else has to be asked."""
+    heard_of_all = snapshot.watched_since_last_look and not len(snapshot.endings)
+    if not (heard_of_all and places.whole):
+        return False
+    return bool(counters.alive.all()) and not counters.unheard.any() and not (increase[:2] < 0).any()
+
+
+def _over_ends(
+    ledger: Ledger, snapshot: Snapshot, sight: _Sight, last: I8, *, same_device: bool
+) -> tuple[I8, B1, Counters]:
+    """Return what was gained, which counters began another life or ended, and the counters as seen now."""
+    counters = ledger.counters
     by_end, ended = _by_endings(counters, snapshot, last, same_device=same_device)
     tree_ended = bool(snapshot.tree_endings_bytes)
     if tree_ended:
@@ -86,14 +115,11 @@ def gains(ledger: Ledger, snapshot: Snapshot, *, same_device: bool) -> Gains:
         broken |= _made_anew_unmarked(ledger, snapshot, sight, if_lived_on[0], unmarked, lost=broken | gone)
     gained = by_end + _seen(sight, last, living & ~broken)
     if (broken | gone).any():
-        gained[0] += _parents_remainder(ledger, snapshot, sight.parent, gained[0], broken | gone)
+        gained[0] += _parents_remainder(ledger, snapshot, sight, gained[0], broken | gone)
     restarted = counters.alive & (ended | broken | gone | (sight.present & ~living))
     in_doubt = living & ~sight.present & ~gone
     seen = _as_seen(counters, sight, last, alive=sight.present | in_doubt, unheard=in_doubt & unheard)
-    parents, tree_sent = _witnesses(ledger, snapshot, sight.parent, gained[0])
-    if same_device and not tree_ended:
-        tree_sent = _with_passing(tree_sent, ledger.tree_sent_bytes, int(gained[0].sum()))
-    return Gains(seen, gained, restarted, tree_ended, *parents, tree_sent)
+    return gained, restarted, seen
 
 
 def with_new_leaves(counters: Counters, changes: Changes, outcomes: Outcomes) -> Counters:
@@ -121,47 +147,20 @@ def joined(earlier: Snapshot, later: Snapshot) -> Snapshot:
     )
 
 
-def find(sorted_handles: I8, handles: I8) -> tuple[I8, B1]:
-    """Return for each handle its row among sorted ones (any row where absent), and whether it is there."""
-    if not len(sorted_handles):
-        return np.zeros(len(handles), np.int64), np.zeros(len(handles), bool)
-    lowest = int(sorted_handles[0])
-    span = int(sorted_handles[-1]) - lowest + 1
-    if span > _TABLE_SPAN * len(handles):
-        row = np.minimum(np.searchsorted(sorted_handles, handles), len(sorted_handles) - 1)
-    else:  # Where the numbers lie close together, a table of all of them is ten times as fast as a search for each.
-        row_of = np.zeros(span, np.int64)
-        row_of[sorted_handles - lowest] = np.arange(len(sorted_handles))
-        row = row_of.take(handles - lowest, mode="clip")
-    return row, sorted_handles.take(row) == handles
-
-
-def found(sorted_handles: I8, sought: I8) -> B1:
-    """Mark the sorted handles that are sought."""
-    row, present = find(sorted_handles, sought)
-    marked = np.zeros(len(sorted_handles), bool)
-    marked[row[present]] = True
-    return marked
-
-
-def is_among(handles: I8, others: I8) -> B1:
-    """Mark the handles that stand among others."""
-    return find(np.sort(others), handles)[1]
-
-
-def _sight(counters: Counters, snapshot: Snapshot) -> _Sight:
-    row, present = find(snapshot.classes.handle, counters.handle)
+def _sight(counters: Counters, snapshot: Snapshot, places: Places) -> _Sight:
+    row, present = places.row, places.present
     if not len(snapshot.classes):
         nothing = np.zeros(len(counters), np.int64)
-        return _Sight(present, np.zeros((4, len(counters)), np.int64), nothing, counters.parent)
-    if present.all():
-        reading = _matrix(snapshot.counts).take(row, axis=1)
-        return _Sight(present, reading, snapshot.classes.leaf[row], snapshot.classes.parent[row])
+        return _Sight(places, present, np.zeros((4, len(counters)), np.int64), nothing, counters.parent)
+    reading, leaf = _matrix(snapshot.counts).take(row, axis=1), snapshot.classes.leaf.take(row)
+    if places.whole:
+        return _Sight(places, present, reading, leaf, places.parent)
     return _Sight(
+        places,
         present,
-        np.where(present, _matrix(snapshot.counts)[:, row], 0),
-        np.where(present, snapshot.classes.leaf[row], 0),
-        np.where(present, snapshot.classes.parent[row], counters.parent),
+        np.where(present, reading, 0),
+        np.where(present, leaf, 0),
+        np.where(present, places.parent, counters.parent),
     )
 
 
@@ -171,14 +170,15 @@ def _seen(sight: _Sight, last: I8, goes_on: B1) -> I8:
 
 
 def _as_seen(counters: Counters, sight: _Sight, last: I8, *, alive: B1, unheard: B1) -> Counters:
-    sent, packets, dropped, overlimits = np.where(sight.present, sight.reading, last)
+    whole = sight.places.whole
+    sent, packets, dropped, overlimits = sight.reading if whole else np.where(sight.present, sight.reading, last)
     return Counters(
         handle=counters.handle,
         parent=sight.parent,
         account=counters.account,
         alive=alive,
         unheard=unheard,
-        leaf=np.where(sight.present, sight.leaf, counters.leaf),
+        leaf=sight.leaf if whole else np.where(sight.present, sight.leaf, counters.leaf),
         sent_bytes=sent,
         sent_packets=packets,
         dropped_packets=dropped,
@@ -222,21 +222,21 @@ def _tree_remainder(ledger: Ledger, snapshot: Snapshot, by_endings: I8, lived: B
     return _shared_out(sent + sum(others) - int(by_endings.sum()), _recent(ledger), lived)
 
 
-def _parents_remainder(ledger: Ledger, snapshot: Snapshot, parent: I8, gained: I8, lost: B1) -> I8:
+def _parents_remainder(ledger: Ledger, snapshot: Snapshot, sight: _Sight, gained: I8, lost: B1) -> I8:
     """Share out what inner classes grew by beyond their leaves among the lanes below them that lost a life unseen."""
     share = np.zeros(len(lost), np.int64)
-    for handle in np.unique(parent[lost]).tolist():
-        remainder = _remainder_of(handle, ledger, snapshot, parent, gained)
-        share += _shared_out(remainder, _recent(ledger), lost & (parent == handle))
+    for handle in np.unique(sight.parent[lost]).tolist():
+        remainder = _remainder_of(handle, ledger, snapshot, sight, gained)
+        share += _shared_out(remainder, _recent(ledger), lost & (sight.parent == handle))
     return share
 
 
-def _remainder_of(handle: int, ledger: Ledger, snapshot: Snapshot, parent: I8, gained: I8) -> int:
+def _remainder_of(handle: int, ledger: Ledger, snapshot: Snapshot, sight: _Sight, gained: I8) -> int:
     """Return by how much an inner class grew beyond its leaves; 0 where it cannot be a witness."""
     grown = _parent_growth(ledger, snapshot, handle)
     if grown is None:
         return 0
-    explained = int(gained[parent == handle].sum()) + _strangers_bytes(ledger.counters, snapshot, handle)
+    explained = int(gained[sight.parent == handle].sum()) + _strangers_bytes(sight.places, snapshot, handle)
     return max(0, grown - explained)
 
 
@@ -246,23 +246,23 @@ def _with_passing(tree_sent: int, before: int, gained: int) -> int:
     return tree_sent + passed if 0 < passed <= max(gained, _PASSING_BYTES) else tree_sent
 
 
-def _witnesses(ledger: Ledger, snapshot: Snapshot, parent: I8, gained: I8) -> tuple[tuple[I8, I8], int]:
+def _witnesses(ledger: Ledger, snapshot: Snapshot, sight: _Sight, gained: I8) -> tuple[tuple[I8, I8], int]:
     """Return the inner classes' counters and the root's for the next look.
 
     A dump is not one instant: a packet that passes while it runs may show in an inner class and not in its leaf, or the
     other way round, and a disturbed dump may have missed classes. So what the leaves do not explain is left out, as
     still to be explained, and what they say beyond the inner class is put in, as already counted.
     """
-    handles = snapshot.classes.handle
-    is_inner = found(handles, snapshot.classes.parent)
-    inner, sent = handles[is_inner], snapshot.counts.sent_bytes[is_inner]
+    rows = sight.places.inner
+    inner, sent = snapshot.classes.handle[rows], snapshot.counts.sent_bytes[rows]
     tree_sent = snapshot.tree_sent_bytes
-    for handle in handles[found(handles, parent)].tolist():
-        grown = _parent_growth(ledger, snapshot, handle)
+    for handle in inner.tolist():
+        below = sight.parent == handle
+        grown = _parent_growth(ledger, snapshot, handle) if below.any() else None
         if grown is None:
             continue
-        of_lanes = int(gained[parent == handle].sum())
-        of_strangers = _strangers_bytes(ledger.counters, snapshot, handle)
+        of_lanes = int(gained.sum(where=below))
+        of_strangers = _strangers_bytes(sight.places, snapshot, handle)
         apart = grown - of_lanes - of_strangers
         passing = not of_strangers and abs(apart) <= max(of_lanes, _PASSING_BYTES)
         if passing or (apart > 0 and not snapshot.clean):
@@ -285,7 +285,7 @@ def _leaf_was_replaced(ledger: Ledger, snapshot: Snapshot, sight: _Sight, if_liv
         below = sight.parent == handle
         if grown is None or not (below & sight.present & ledger.counters.alive & ~suspect).any():
             continue
-        lived_on = int(if_lived_on[below].sum()) + _strangers_bytes(ledger.counters, snapshot, handle)
+        lived_on = int(if_lived_on[below].sum()) + _strangers_bytes(sight.places, snapshot, handle)
         made_anew = lived_on + int(ledger.counters.sent_bytes[below & suspect].sum())
         if 2 * grown < lived_on + made_anew:
             replaced |= below & suspect
@@ -304,7 +304,7 @@ def _made_anew_unmarked(
     before = ledger.counters.sent_bytes
     for handle in np.unique(sight.parent[unmarked & (before > 0)]).tolist() if snapshot.clean else ():
         below = sight.parent == handle
-        unexplained = 0 if (lost & below).any() else _remainder_of(handle, ledger, snapshot, sight.parent, if_lived_on)
+        unexplained = 0 if (lost & below).any() else _remainder_of(handle, ledger, snapshot, sight, if_lived_on)
         fits = np.flatnonzero(unmarked & below & (before > 0) & (before <= unexplained))
         if len(fits):
             made_anew[fits[np.argmax(before[fits])]] = True
@@ -314,19 +314,19 @@ def _made_anew_unmarked(
 def _parent_growth(ledger: Ledger, snapshot: Snapshot, handle: int) -> int | None:
     """Return what an inner class grew by since the last look; None where it cannot be a witness."""
     before = np.flatnonzero(ledger.parent_handle == handle)
-    now = np.flatnonzero(snapshot.classes.handle == handle)
-    if not (len(before) and len(now)):
+    now = int(np.searchsorted(snapshot.classes.handle, handle))
+    if not len(before) or now == len(snapshot.classes) or snapshot.classes.handle[now] != handle:
         return None
-    grown = int(snapshot.counts.sent_bytes[now[0]] - ledger.parent_sent_bytes[before[0]])
+    grown = int(snapshot.counts.sent_bytes[now] - ledger.parent_sent_bytes[before[0]])
     return grown if grown >= 0 else None
 
 
-def _strangers_bytes(counters: Counters, snapshot: Snapshot, parent: int) -> int:
+def _strangers_bytes(places: Places, snapshot: Snapshot, parent: int) -> int:
     """Return at most what classes that feed no account have sent below an inner class."""
-    below = (snapshot.classes.parent == parent) & ~found(snapshot.classes.handle, counters.handle)
+    below = places.strange[snapshot.classes.parent[places.strange] == parent]
     sent = int(snapshot.counts.sent_bytes[below].sum())
     if len(snapshot.endings):
-        sent += int(snapshot.endings.sent_bytes[~is_among(snapshot.endings.handle, counters.handle)].sum())
+        sent += int(snapshot.endings.sent_bytes[~is_among(snapshot.endings.handle, places.handle)].sum())
     return sent
 
 

@@ -10,34 +10,47 @@ from __future__ import annotations
 import numpy as np
 
 from bwexporter.core.lanes import B1, I8, Act, Changes, Classes, Counters, Snapshot, no_classes
-from bwexporter.core.lives import find, found, is_among
+from bwexporter.core.places import Places, find, is_among, placed
 
 _SETTINGS = ("rate_bytes_per_second", "ceiling_bytes_per_second", "quantum_bytes", "burst_ns", "ceiling_burst_ns")
 _DEEPEST = 8  # levels of classes that HTB has
 
 
-def diff(wanted: Classes, snapshot: Snapshot, *, ours: B1, known: Counters, enforced: Classes | None) -> Changes:
+def diff(
+    wanted: Classes,
+    snapshot: Snapshot,
+    *,
+    ours: B1,
+    known: Counters,
+    enforced: Classes | None,
+    places: Places | None = None,
+) -> Changes:
     """Return what is to be done so that the kernel has the wanted classes; nothing where it has them.
 
     `wanted` lists parents before children. `ours` marks the snapshot's classes that are ours to remove. `known` tells
     classes that belonged to a lane from strangers. `enforced` is what was last asked of the kernel and accepted, None
-    after a start: a class that differs from it has drifted.
+    after a start: a class that differs from it has drifted. `places` are those of the wanted classes in the snapshot,
+    where they are known already.
     """
     actual = snapshot.classes
-    row, present = find(actual.handle, wanted.handle)
-    misplaced = _misplaced(wanted, actual, row, present)
-    differs = present & ~misplaced & _differ(wanted, actual, row)
-    unwanted = ours & ~found(actual.handle, wanted.handle)
-    first, last = np.zeros(len(actual), bool), unwanted
+    places = places or placed(actual, wanted.handle)
+    misplaced = _misplaced(wanted, places)
+    in_place = places.present & ~misplaced
+    changed = np.flatnonzero(in_place & _differ(wanted, actual, places.row))
+    unwanted = places.strange[ours[places.strange]]
+    if in_place.all() and not len(unwanted):
+        return _changes_alone(wanted, changed, snapshot, enforced, places.row[changed])
+    first, last = np.zeros(len(actual), bool), np.zeros(len(actual), bool)
+    last[unwanted] = True
     if misplaced.any():
         # What is below a wrong parent cannot be moved in place: it is removed first and made where it belongs.
-        first, last = unwanted.copy(), np.zeros(len(actual), bool)
-        first[row[misplaced]] = True
+        first, last = last, first
+        first[places.row[misplaced]] = True
     gone_first, gone_last = _deepest_first(actual, first), _deepest_first(actual, last)
-    made, changed = np.flatnonzero(~present | misplaced), np.flatnonzero(differs)
+    made = np.flatnonzero(~in_place)
     parts = ((actual, gone_first), (wanted, made), (wanted, changed), (actual, gone_last))
     touched = np.concatenate([made, changed])
-    drifted = _drifted(wanted.take(touched), actual, enforced, row[touched], (present & ~misplaced)[touched])
+    drifted = _drifted(wanted, touched, actual, enforced, places.row[touched], in_place[touched])
     lengths = (len(gone_first), len(made), len(changed), len(gone_last))
     before = actual.ceiling_bytes_per_second
     return Changes(
@@ -53,9 +66,22 @@ def diff(wanted: Classes, snapshot: Snapshot, *, ours: B1, known: Counters, enfo
             ],
         ),
         before_ceiling_bytes_per_second=np.concatenate(
-            [before[gone_first], np.zeros(len(made), np.int64), _at(before, row)[changed], before[gone_last]],
+            [before[gone_first], np.zeros(len(made), np.int64), _at(before, places.row[changed]), before[gone_last]],
         ),
         classes=_joined(*(classes.take(rows) for classes, rows in parts if len(rows))),
+        build_tree=not snapshot.tree_present,
+    )
+
+
+def _changes_alone(wanted: Classes, changed: I8, snapshot: Snapshot, enforced: Classes | None, row: I8) -> Changes:
+    """Return changes of settings, where no class comes, goes or moves: those of most turns."""
+    actual = snapshot.classes
+    return Changes(
+        act=np.full(len(changed), Act.CHANGE, np.int8),
+        drift=_drifted(wanted, changed, actual, enforced, row, np.ones(len(changed), bool)),
+        stranger=np.zeros(len(changed), bool),
+        before_ceiling_bytes_per_second=_at(actual.ceiling_bytes_per_second, row),
+        classes=wanted.take(changed),
         build_tree=not snapshot.tree_present,
     )
 
@@ -76,12 +102,12 @@ def settled(enforced: Classes | None, changes: Changes, accepted: B1, wanted: Cl
     return _joined(kept, enforced.take(np.isin(enforced.handle, wanted.handle[refused])))
 
 
-def _misplaced(wanted: Classes, actual: Classes, row: I8, present: B1) -> B1:
+def _misplaced(wanted: Classes, places: Places) -> B1:
     """Mark classes below a wrong parent and all that should stand below them, which are in the way of moving them."""
-    misplaced: B1 = present & (_at(actual.parent, row) != wanted.parent)
+    misplaced: B1 = places.present & (places.parent != wanted.parent)
     found = 0
-    while found < (found := int(misplaced.sum())):
-        misplaced |= present & np.isin(wanted.parent, wanted.handle[misplaced])
+    while found < (found := int(np.count_nonzero(misplaced))):
+        misplaced |= places.present & np.isin(wanted.parent, wanted.handle[misplaced])
     return misplaced
 
 
@@ -110,27 +136,29 @@ def _differ(wanted: Classes, actual: Classes, row: I8) -> B1:
     differ = np.zeros(len(wanted), bool)
     for name in _SETTINGS:
         differ |= getattr(wanted, name) != _at(getattr(actual, name), row)
-    return differ | _lacks_leaf(wanted, actual, row)
+    return differ | _lacks_leaf(wanted.leaf, actual, row)
 
 
-def _lacks_leaf(wanted: Classes, actual: Classes, row: I8) -> B1:
+def _lacks_leaf(wanted_leaf: I8, actual: Classes, row: I8) -> B1:
     """Mark classes whose leaf queue is gone: the kernel gave them one of its own, without bound and without a name."""
-    lacks: B1 = (wanted.leaf > 0) & (_at(actual.leaf, row) == 0)
+    lacks: B1 = (wanted_leaf > 0) & (_at(actual.leaf, row) == 0)
     return lacks
 
 
-def _drifted(wanted: Classes, actual: Classes, enforced: Classes | None, row: I8, present: B1) -> B1:
-    """Mark wanted classes that were enforced once and now are gone or have other settings."""
-    if enforced is None or not len(wanted):
-        return np.zeros(len(wanted), bool)
-    before = enforced.take(is_among(enforced.handle, wanted.handle))
-    before = before.take(np.argsort(before.handle, kind="stable"))
-    before_row, was_enforced = find(before.handle, wanted.handle)
-    drifted = np.zeros(len(wanted), bool)
+def _drifted(wanted: Classes, rows: I8, actual: Classes, enforced: Classes | None, actual_row: I8, in_place: B1) -> B1:
+    """Mark the rows of wanted classes that were enforced once and now are gone or have other settings."""
+    if enforced is None or not len(enforced) or not len(rows):
+        return np.zeros(len(rows), bool)
+    row, was_enforced = rows, np.ones(len(rows), bool)
+    if enforced.handle is not wanted.handle:
+        order = np.argsort(enforced.handle, kind="stable")
+        row, was_enforced = find(enforced.handle[order], wanted.handle[rows])
+        row = order[row]
+    drifted = np.zeros(len(rows), bool)
     for name in _SETTINGS:
-        drifted |= _at(getattr(before, name), before_row) != _at(getattr(actual, name), row)
-    drifted |= _lacks_leaf(wanted, actual, row)
-    return was_enforced & (drifted | ~present)
+        drifted |= getattr(enforced, name)[row] != _at(getattr(actual, name), actual_row)
+    drifted |= _lacks_leaf(wanted.leaf[rows], actual, actual_row)
+    return was_enforced & (drifted | ~in_place)
 
 
 def _at(column: I8, row: I8) -> I8:

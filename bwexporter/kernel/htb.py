@@ -34,7 +34,7 @@ from bwexporter.core.lanes import (
     no_classes,
     no_endings,
 )
-from bwexporter.core.lives import find
+from bwexporter.core.places import find
 from bwexporter.errors import DeviceRefused, KernelUnreadable
 from bwexporter.kernel import wire
 from bwexporter.kernel.sockets import Listener, Requests
