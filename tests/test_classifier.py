@@ -248,6 +248,26 @@ def test_a_removed_control_group_is_left_while_its_slice_has_another() -> None:
     assert len(diff(right, Rules({**right.maps, "cgroups1": {**held, **many}}, right.frame))) == 101
 
 
+def test_where_many_intervals_go_all_are_written_anew() -> None:
+    """To delete them one by one would take nft minutes; single addresses are deleted by name, however many."""
+
+    def many(count: int) -> Rules:
+        prefixes = [ipaddress.ip_network(f"10.{at >> 8}.{at & 255}.0/25") for at in range(count)]
+        hosts = [ipaddress.ip_network(f"10.{at >> 8}.{at & 255}.0/32") for at in range(count)]
+        return rules(Claim("a", A, None, prefixes=(*prefixes, *hosts)), exempt=tuple(prefixes))
+
+    text = script(diff(many(200), many(400)), many(200), many(400)).splitlines()
+    assert [line.split(" {")[0] for line in text] == [
+        "delete element netdev bwexporter addresses4",
+        "flush map netdev bwexporter prefixes4",
+        "add element netdev bwexporter prefixes4",
+        "flush set netdev bwexporter exempt4",
+        "add element netdev bwexporter exempt4",
+    ]
+    assert "10.0.199.0/25" in text[2]
+    assert "10.0.200.0/25" not in text[2]
+
+
 @given(prefix_lists(), prefix_lists())
 def test_carrying_out_the_edits_leaves_nothing_to_do(
     before: list[tuple[Network, int]], after: list[tuple[Network, int]]
