@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bwexporter.cli.main import main
+from tests.apmon_ground import Receiver, unused_port
 
 DATA = Path(__file__).parent / "data" / "apmon"
 WORKED = json.loads((DATA / "worked-example.json").read_text())["hex"]
@@ -123,7 +124,7 @@ def test_json_that_is_none_names_its_place(apmon: Run, tmp_path: Path) -> None:
     assert re.search(r"bad\.json is not JSON: .*line 1", err)
 
 
-@pytest.mark.parametrize("command", ["decode", "encode"])
+@pytest.mark.parametrize("command", ["decode", "encode", "send"])
 def test_every_command_explains_itself(apmon: Run, command: str) -> None:
     """A paragraph that teaches, and a sentence for each option."""
     code, out, _ = apmon(command, "--help")
@@ -151,3 +152,58 @@ def test_decode_shows_what_arrives(family: int, host: str) -> None:
     assert host in err
     assert "not a datagram" in err
     assert "node1" == json.loads(out)["node"]
+
+
+class TestSend:
+    """Parameters from the command line."""
+
+    def test_what_is_given_arrives(self, apmon: Run, tmp_path: Path) -> None:
+        """Numbers as numbers, text as text, also what looks like a number where asked."""
+        (tmp_path / "password").write_text("s3cr3t\nmore\n")
+        with Receiver() as receiver:
+            place = receiver.destination().name
+            options = ("--to", place, "--cluster", "c", "--node", "n", "--time", "1200000000")
+            password = ("--password-file", str(tmp_path / "password"))
+            code, out, err = apmon("send", *options, *password, "load=0.5", "count=7", "state=fine", "--text", "id=007")
+            (datagram,) = receiver.wait_for(1)
+
+        assert (0, "") == (code, err)
+        assert f"{place}  1          none" in out
+        assert (("load", 5, 0.5), ("count", 5, 7.0), ("state", 0, "fine"), ("id", 0, "007")) == datagram.parameters
+        assert 1_200_000_000 == datagram.timestamp
+        assert datagram.header.endswith("p:s3cr3t")
+
+    def test_to_the_destinations_of_a_file(self, apmon: Run, tmp_path: Path) -> None:
+        """With what became of each, as JSON."""
+        bad = f"127.0.0.1:{unused_port()}"
+        with Receiver() as receiver:
+            (tmp_path / "apmon.conf").write_text(f"{receiver.destination().name}\n{bad}\n")
+            source = ("--source", str(tmp_path / "apmon.conf"), "--json")
+            code, out, _ = apmon("send", *source, "--cluster", "c", "a=1", "b= ")
+            receiver.wait_for(1)
+        said = json.loads(out)
+
+        assert 1 == code
+        assert {"destination": receiver.destination().name, "datagrams": 1, "dropped": {}} == said["destinations"][0]
+        assert {"refused": 1} == said["destinations"][1]["dropped"]
+        assert [{"parameter": "b", "reason": "is empty text"}] == said["skipped"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "text"),
+        [
+            (("a=1",), 2, "--cluster"),
+            (("--cluster", "c", "a=1"), 2, "--to"),
+            (("--cluster", "c", "--to", "127.0.0.1", "a"), 2, "NAME=VALUE"),
+            (("--cluster", " ", "--to", "127.0.0.1", "a=1"), 2, "the cluster must be"),
+            (("--cluster", "c", "--to", "127.0.0.1:x", "a=1"), 1, "host:port"),
+            (("--cluster", "c", "--to", "127.0.0.1", "--time", "soon", "a=1"), 2, "neither now nor"),
+            (("--cluster", "c", "--source", "/nowhere/at/all", "a=1"), 1, "No such file"),
+            (("--cluster", "c", "--source", "http://127.0.0.1/x", "a=1"), 1, "write https"),
+        ],
+    )
+    def test_bad_use_is_one_line(self, apmon: Run, arguments: tuple[str, ...], code: int, text: str) -> None:
+        """And nothing on the standard output."""
+        ended, out, err = apmon("send", *arguments)
+
+        assert (code, "") == (ended, out)
+        assert text in err

@@ -30,6 +30,7 @@ ROOMS = [
 DOORS = {
     "apscheduler": {"bwexporter.daemon"},
     "httpx": {"bwexporter.fetch"},
+    "psutil": {"bwexporter.apmon"},
     "prometheus_client": {"bwexporter.metrics"},
     "pyroute2": {"bwexporter.kernel", "bwexporter.demo"},
     "sqlite3": {"bwexporter.state"},

@@ -169,6 +169,8 @@ def _add(found: list[Destination], one: Destination, warnings: list[Problem], ag
 
 def from_program(given: Sequence[str] | Mapping[str, object]) -> Setup:
     """Return the destinations that a program gives: `host:port password`, or such with options; DestinationError."""
+    if isinstance(given, str) or not isinstance(given, Mapping | Sequence):
+        raise DestinationError("destinations are a tuple of texts, or a dictionary of texts and options")
     pairs = [(text, None) for text in given] if not isinstance(given, Mapping) else list(given.items())
     found: dict[str, Destination] = {}
     for_all = ForAll(conf_recheck=False)

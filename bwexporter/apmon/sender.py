@@ -120,7 +120,11 @@ class Sender:
         weakref.finalize(self, self._held.close)  # a sender that is forgotten leaves no thread behind
         self.replace(destinations)
         _senders.add(self)
-        deadline = time.monotonic() + resolve_seconds
+        self.wait_for_names(resolve_seconds)
+
+    def wait_for_names(self, seconds: float = RESOLVE_SECONDS) -> None:
+        """Wait until each name was looked up once, but no longer than this."""
+        deadline = time.monotonic() + seconds
         for channel in self._channels.values():
             channel.resolved.wait(max(0.0, deadline - time.monotonic()))
 

@@ -11,12 +11,19 @@ import re
 import socket
 import string
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from rich.table import Table
 
-from bwexporter.apmon import plain, wire
+from bwexporter.apmon import Delivery, Destination, Sender, plain, wire
+from bwexporter.apmon.channel import Health
+from bwexporter.apmon.destinations import Setup, split_place
+from bwexporter.apmon.sender import DEFAULT_MESSAGE_BYTES, DEFAULT_RATE
+from bwexporter.apmon.sources import Sources
+from bwexporter.cli.table import console
 from bwexporter.errors import BwexporterError
 
 _HEX = frozenset(string.hexdigits.encode() + string.whitespace.encode())
@@ -27,12 +34,13 @@ _BUFFER_BYTES = 65535
 def apmon() -> None:
     """Read, make and send ApMon datagrams, which MonALISA receives.
 
-    `decode` shows what a datagram holds, `decode --listen` what arrives at this machine, and `encode` makes a datagram
-    of the JSON that `decode --json` prints.
+    `send` sends parameters, `decode` shows what a datagram holds, `decode --listen` what arrives at this machine, and
+    `encode` makes a datagram of the JSON that `decode --json` prints.
 
     \b
-    See what a sender sends, as it comes:
+    See what a sender sends, as it comes, and send something:
       bwexporter apmon decode --listen 8884
+      bwexporter apmon send --to 127.0.0.1 --cluster test --node node1 load=0.5 state=fine
     """  # noqa: D301 - \b as one character is click's mark for lines that stay as they are
 
 
@@ -168,3 +176,127 @@ def _objects(source: str) -> Iterator[object]:
         yield data
         while place < len(text) and text[place].isspace():
             place += 1
+
+
+@apmon.command()
+@click.argument("parameters", metavar="NAME=VALUE...", nargs=-1, required=True)
+@click.option("--to", "places", metavar="HOST[:PORT]", multiple=True, help="Send there; the port is 8884 unless given.")
+@click.option(
+    "--source", "sources", multiple=True, help="Send to the destinations of an ApMon file or URL; of several the first."
+)
+@click.option("--cluster", required=True, help="The cluster that the parameters are stored under.")
+@click.option("--node", help="The node; default: this host's name.")
+@click.option("--time", "timestamp", help="When it was, in Unix seconds, or now; default: when it arrives.")
+@click.option("--text", "texts", metavar="NAME=VALUE", multiple=True, help="A parameter that is text, whatever it is.")
+@click.option(
+    "--password-file", type=click.Path(path_type=Path), help="The password for --to is this file's first line."
+)
+@click.option("--lenient", is_flag=True, help="Read old ApMon files as they are.")
+@click.option("--allow-http", is_flag=True, help="Fetch a source without TLS.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def send(  # noqa: PLR0913 - each is an option
+    parameters: tuple[str, ...],
+    places: tuple[str, ...],
+    sources: tuple[str, ...],
+    cluster: str,
+    node: str | None,
+    timestamp: str | None,
+    texts: tuple[str, ...],
+    password_file: Path | None,
+    *,
+    lenient: bool,
+    allow_http: bool,
+    as_json: bool,
+) -> None:
+    """Send parameters once, and say what became of them.
+
+    Values that look like numbers are sent as numbers, all others as text. Exit code 0 where everything was handed to
+    the network (whether it arrives nobody can know: it is UDP), 1 where something was not.
+    """
+    if bool(places) == bool(sources):
+        raise click.UsageError("Give either --to HOST[:PORT] or --source FILE.")
+    pairs = [_pair(written) for written in parameters] + [_named(written) for written in texts]
+    setup = _places(places, password_file) if places else _setup(sources, lenient=lenient, allow_http=allow_http)
+    for_all = setup.for_all
+    with Sender(
+        setup.destinations,
+        rate=for_all.rate or DEFAULT_RATE,
+        message_bytes=for_all.message_bytes or DEFAULT_MESSAGE_BYTES,
+    ) as sender:
+        try:
+            delivery = sender.send(cluster, node or socket.gethostname(), pairs, _timestamp(timestamp))
+        except ValueError as error:
+            raise click.UsageError(f"{error}.") from error
+        health = sender.health()
+    _report(delivery, health, as_json=as_json)
+    sys.exit(int(not delivery.complete or any(_lost(one) for one in health)))
+
+
+def _named(written: str) -> tuple[str, str]:
+    name, equals, value = written.partition("=")
+    if not name.strip() or not equals:
+        raise click.UsageError("A parameter is NAME=VALUE, as load=0.5.")
+    return name, value
+
+
+def _pair(written: str) -> tuple[str, object]:
+    """Read NAME=VALUE; whole numbers stay whole."""
+    name, value = _named(written)
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+def _timestamp(written: str | None) -> float | None:
+    if written is None:
+        return None
+    try:
+        return time.time() if written == "now" else float(written)
+    except ValueError:
+        raise click.BadParameter("is neither now nor Unix seconds", param_hint="--time") from None
+
+
+def _places(places: tuple[str, ...], password_file: Path | None) -> Setup:
+    password = ""
+    if password_file is not None:
+        try:
+            password = (password_file.read_text(encoding="utf-8").splitlines() or [""])[0]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise BwexporterError(f"{password_file} cannot be read: {reason}") from error
+    return Setup(tuple(Destination(*split_place(place), password) for place in places))
+
+
+def _setup(sources: tuple[str, ...], *, lenient: bool, allow_http: bool) -> Setup:
+    reader = Sources(sources, time.monotonic, lenient=lenient, allow_http=allow_http)
+    reader.read()
+    if not reader.setup.destinations:
+        raise BwexporterError("\n".join(reader.troubles))
+    return reader.setup
+
+
+def _lost(one: Health) -> int:
+    return sum(one.dropped.values())
+
+
+def _report(delivery: Delivery, health: tuple[Health, ...], *, as_json: bool) -> None:
+    for name, why in delivery.skipped:
+        click.echo(f"bwexporter: the parameter {plain.printable(name)} was not sent: it {why}", err=True)
+    rows = [
+        (one.destination, one.sent, {drop.value: count for drop, count in one.dropped.items() if count})
+        for one in health
+    ]
+    if as_json:
+        said = [{"destination": name, "datagrams": sent, "dropped": dropped} for name, sent, dropped in rows]
+        skipped = [{"parameter": name, "reason": why} for name, why in delivery.skipped]
+        click.echo(json.dumps({"destinations": said, "skipped": skipped}, indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("destination", "datagrams", "dropped"):
+        table.add_column(heading, no_wrap=True)
+    for name, sent, dropped in rows:
+        table.add_row(name, str(sent), ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none")
+    console().print(table)
