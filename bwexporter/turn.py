@@ -409,7 +409,7 @@ class Turns:
             held_ceiling_bytes_per_second=held,
             cap_bytes_per_second=desk.tree.cap_bytes_per_second,
             line_rate_bytes_per_second=desk.tree.line_rate_bytes_per_second,
-            next_look_seconds=next_look_seconds,
+            next_look_seconds=_planned_seconds(desk.ledger, next_look_seconds, self.pace.interval_seconds),
             look_margin_seconds=self.pace.look_margin_seconds,
             frozen=_lost(desk) | self._frozen,
             enforcing=self.pace.enforcing,
@@ -516,6 +516,17 @@ def _is_due(desk: Desk, now: Instant) -> bool:
 
 def _period_seconds(ledger: Ledger) -> F8:
     return (ledger.accounts.period_end_at - ledger.accounts.period_start_at)[: ledger.enrolled]
+
+
+def _planned_seconds(ledger: Ledger, next_look_seconds: float, interval_seconds: float) -> float | F8:
+    """Return when each lane is next looked at for its own sake.
+
+    Early looks are there for lanes that send. Were an idle lane paced until the early look of another, its ceiling
+    would go to and fro all day, and that of every idle lane of the node with it.
+    """
+    if next_look_seconds >= interval_seconds:
+        return next_look_seconds
+    return np.where(ledger.accounts.recent_bytes[: ledger.enrolled] == 0, interval_seconds, next_look_seconds)
 
 
 def _lost(desk: Desk) -> bool | B1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,7 +101,7 @@ def simulate(
     latest_seconds: float = 0.4,
 ) -> Days:
     """Run the senders for some periods and a little more; looks are up to `latest_seconds` late."""
-    loop = _Loop(senders, interval_seconds, period_seconds, random.Random(seed))
+    loop = Sends(senders, interval_seconds, period_seconds, random.Random(seed))
     waiting = sorted(stops, key=lambda stop: stop.at, reverse=True)
     while min(len(ended) for ended in loop.ended.values()) < periods:
         if waiting and loop.seconds >= waiting[-1].at:
@@ -111,11 +111,17 @@ def simulate(
     return loop.days(periods)
 
 
-class _Loop:
+class Sends:
     """A node with its senders; the k-th sender is the slice `s<k>`, and its normal lane carries all it sends."""
 
     def __init__(
-        self, senders: Sequence[Sender], interval_seconds: float, period_seconds: float, chance: random.Random
+        self,
+        senders: Sequence[Sender],
+        interval_seconds: float,
+        period_seconds: float,
+        chance: random.Random,
+        *,
+        hears: Callable[[Node, Report], None] | None = None,
     ) -> None:
         self.senders = {f"s{at}": sender for at, sender in enumerate(senders)}
         self.chance = chance
@@ -125,6 +131,7 @@ class _Loop:
         self.sent: defaultdict[tuple[str, int], int] = defaultdict(int)  # by name and period
         self.carried = Counter[str]()  # less than a byte each
         self.changes = Counter[str]()
+        self.hears = hears
         self.looks = 0
         self.next_id = 1000
         pace = Pace(interval_seconds, min(1.0, interval_seconds), LOOK_MARGIN_SECONDS)
@@ -150,6 +157,8 @@ class _Loop:
         """Take the turn that is due, or one as after a reload, and keep books of what it tells."""
         report = self.node.whole_turn(early=not anew and self.node.turns.is_early(self.node.now()))
         self.looks += 1
+        if self.hears is not None:
+            self.hears(self.node, report)
         for event in report.events:
             if event.kind is EventKind.PERIOD_ROLLED and event.lane is not None and event.lane.slice_name in self.ended:
                 rows = self.ended[event.lane.slice_name]

@@ -249,13 +249,25 @@ def test_every_event_reaches_the_store_once() -> None:
     assert [told] == [one for one in node.shelf.events if one.lane == told.lane]
 
 
-def test_pacing_is_told_of_a_lane_that_sends_and_not_of_an_idle_one() -> None:
-    """With looks that come sooner or later, an idle lane with a small threshold is paced to and fro: nobody is told."""
-    node = a_node(allowance_bytes=20 * MEGABYTE, threshold_bytes=16 * MEGABYTE, full_bytes_per_second=10 * MEGABYTE)
-    idle = [told_in_turn(node) for _ in range(3)]
-    send(node, MEGABYTE)
+def test_an_idle_lane_is_paced_once_whenever_others_are_looked_at() -> None:
+    """Early looks are there for lanes that send: they move no ceiling of an idle one, and so tell nothing of it."""
+    node = Node(
+        {"ann": 1, "bob": 2},
+        allowance_bytes=20 * MEGABYTE,
+        threshold_bytes=16 * MEGABYTE,
+        full_bytes_per_second=10 * MEGABYTE,
+        guarantee_bytes_per_second=1,
+    )
+    (told,) = told_in_turn(node)[:1]
+    ceilings = set()
+    for _ in range(40):
+        assert node.kernel.offer(DEVICE, node.class_of("bob"), 10_000, seconds=1e6) == 10_000
+        node.pass_seconds(node.turns.next_look_seconds(node.now()))
+        report = node.whole_turn(early=node.turns.is_early(node.now()))
+        ceilings.add(int(report.devices[0].verdicts.ceiling_bytes_per_second[node.row("ann")]))
+    told_later = [one for one in node.shelf.events if one.lane == told.lane and one != told]
 
-    (told,) = (one for one in told_in_turn(node) if one.lane is not None and one.lane.traffic is Traffic.NORMAL)
-
-    assert [()] * 3 == idle
     assert ("within", "paced") == (told.inputs["old_reason"], told.inputs["reason"])
+    assert ceilings == {told.inputs["ceiling_bytes_per_second"]}
+    assert told_later == []
+    assert node.now().boot_seconds < 1000.0 + 40 * 9.0  # looks did come early

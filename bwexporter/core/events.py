@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from bwexporter.core.accounting import Count
-from bwexporter.core.lanes import B1, I8, UNLIMITED, Accounts, Act, Changes, Ledger, Outcomes, Reason, Tariffs, Verdicts
+from bwexporter.core.lanes import I8, UNLIMITED, Accounts, Act, Changes, Ledger, Outcomes, Reason, Tariffs, Verdicts
 from bwexporter.core.report import Event, EventKind
 
 Refusal = tuple[int, int, int]
@@ -50,15 +50,16 @@ def of_verdicts(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> tuple[t
     """Tell changed reasons, and ceilings that halved or doubled; smaller changes belong to the event before.
 
     Returns the events and the ledger's accounts with what has now been told. A lane's first verdict is told only where
-    it is not the full rate, and the pacing of a lane only while it sends.
+    it is not the full rate, and a full rate that became another one however little it moved.
     """
     accounts, enrolled = ledger.accounts, ledger.enrolled
     told_reason = accounts.told_reason[:enrolled]
     told = accounts.told_ceiling_bytes_per_second[:enrolled]
     ceiling = verdicts.ceiling_bytes_per_second
     reason_changed = verdicts.reason != told_reason
-    ceiling_changed = (told > 0) & ((ceiling >= 2 * told) | (2 * ceiling <= told))
-    tell = (reason_changed | (ceiling_changed & (verdicts.reason != Reason.WITHIN))) & ~_only_paced(accounts, verdicts)
+    far = (ceiling >= 2 * told) | (2 * ceiling <= told)
+    ceiling_changed = (told > 0) & np.where(verdicts.reason == Reason.WITHIN, ceiling != told, far)
+    tell = reason_changed | ceiling_changed
     events = tuple(
         Event(
             ledger.at.wall_seconds,
@@ -73,14 +74,6 @@ def of_verdicts(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> tuple[t
     new_reason[:enrolled] = np.where(tell, verdicts.reason, told_reason)
     new_told[:enrolled] = np.where(tell | (told == 0), ceiling, told)
     return events, replace(accounts, told_reason=new_reason, told_ceiling_bytes_per_second=new_told)
-
-
-def _only_paced(accounts: Accounts, verdicts: Verdicts) -> B1:
-    """Mark lanes below their threshold that send nothing: the early looks of others pace them to and fro."""
-    idle = accounts.recent_bytes[: len(verdicts)] == 0
-    told_below = accounts.told_reason[: len(verdicts)] <= Reason.PACED
-    only: B1 = idle & told_below & (verdicts.reason <= Reason.PACED)
-    return only
 
 
 def _inputs(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, row: int) -> dict[str, int | float | str]:

@@ -111,7 +111,7 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
     held_ceiling_bytes_per_second: I8,
     cap_bytes_per_second: int,
     line_rate_bytes_per_second: int,
-    next_look_seconds: float,
+    next_look_seconds: float | F8,
     look_margin_seconds: float,
     frozen: bool | B1,
     enforcing: bool = True,
@@ -120,9 +120,9 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
     """Return the verdict of each enrolled lane; rows are those of the tariffs.
 
     `period_seconds` are nominal lengths; `held_ceiling_bytes_per_second` is what the kernel enforces now, 0 where the
-    class is absent; both have a row a lane. `frozen` is for all lanes or for each. `cap` and `line_rate` are the
-    ceilings of the parents of normal and exempt lanes. `enforcing` is false while the whole node is in shadow. `kept`
-    is the frame of an earlier judgement, which spares reckoning it anew.
+    class is absent; both have a row a lane. `next_look_seconds` and `frozen` are for all lanes or for each. `cap` and
+    `line_rate` are the ceilings of the parents of normal and exempt lanes. `enforcing` is false while the whole node is
+    in shadow. `kept` is the frame of an earlier judgement, which spares reckoning it anew.
 
     A lane that can reach neither its threshold nor its period's end before the next look has its full rate (rule 2).
     Those are most lanes of most nodes, so that the rest of the law is asked for the others alone.
@@ -135,14 +135,15 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
         line_rate_bytes_per_second=line_rate_bytes_per_second,
         kept=kept,
     )
-    full, horizon = tariffs.full_bytes_per_second, next_look_seconds + look_margin_seconds
+    full = tariffs.full_bytes_per_second
+    horizon = np.broadcast_to(next_look_seconds + look_margin_seconds, full.shape)
     used, remaining = ledger.accounts.used_bytes[: len(tariffs)], _remaining_seconds(ledger)
-    far = ((frame.threshold - used) / full >= max(horizon, _SOON_SECONDS)) & (remaining >= horizon)
+    far = ((frame.threshold - used) / full >= np.maximum(horizon, _SOON_SECONDS)) & (remaining >= horizon)
     rows = np.flatnonzero(~far)
     ceiling, reason = full.copy(), np.full(len(full), Reason.WITHIN, np.int8)
     if len(rows):
         case = _Case(rows, full[rows], used[rows], remaining[rows], frame.terms.take(rows))
-        ceiling[rows], reason[rows] = _ruled(case, frame, horizon)
+        ceiling[rows], reason[rows] = _ruled(case, frame, horizon[rows])
     asked = ceiling
     if not (frame.plain and enforcing) or np.any(frozen):
         held = np.where(held_ceiling_bytes_per_second > 0, held_ceiling_bytes_per_second, full)
@@ -194,7 +195,7 @@ def framed(
     return Frame(tariffs, parents, span, guarantee, allowance, threshold, floor, terms, next_terms, plain, ratio)
 
 
-def _ruled(case: _Case, frame: Frame, horizon_seconds: float) -> tuple[I8, Reasons]:
+def _ruled(case: _Case, frame: Frame, horizon_seconds: F8) -> tuple[I8, Reasons]:
     """Return the ceilings and reasons of the law alone."""
     rows, allowance, threshold = case.rows, frame.allowance[case.rows], frame.threshold[case.rows]
     rate = _pace(case.terms, case.used, case.remaining_seconds, horizon_seconds)
