@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +19,10 @@ import numpy as np
 from bwexporter.core import accounting, enrolment, events, forecast, hand, lives, plan, policy
 from bwexporter.core.lanes import (
     B1,
+    DEFAULT_SLICE,
     F8,
     I8,
+    ROOT_SLICE,
     Act,
     Changes,
     Classes,
@@ -38,6 +40,11 @@ from bwexporter.core.report import DeviceReport, Event, Report, SliceInfo, Sourc
 from bwexporter.errors import DeviceRefused, KernelUnreadable
 
 RESTART_SECONDS = 60.0  # accounts that began so soon after a loss are those that were lost
+FIRST_MADE, LEAST_MADE = 500, 32
+"""Classes that one act makes or removes: at first, while nobody knows how long that takes here, and ever after."""
+MAKING_SECONDS = 0.5
+"""How long an act should make classes, unless half of the shortest interval is less."""
+RESERVED = frozenset({ROOT_SLICE, DEFAULT_SLICE})
 STAGES = ("look", "count", "judge", "plan", "save", "act", "tell")
 
 
@@ -155,6 +162,9 @@ class Desk:
     planned: Places | None = None
     lost_at_wall_seconds: float | None = None  # when accounts were lost for good; None: never
     due_at_boot_seconds: float = 0.0
+    most_made: int = FIRST_MADE  # classes to be made or removed in one act
+    waiting: I8 = field(default_factory=lambda: np.empty(0, np.int64))  # classes to be made in further turns
+    cut: bool = False  # the last act left changes to further turns, and did some
 
 
 @dataclass(slots=True)
@@ -170,6 +180,7 @@ class _Work:
     verdicts: Verdicts | None = None
     wanted: Classes | None = None
     changes: Changes | None = None
+    is_cut: bool = False  # there is more to be changed than this turn does
     outcomes: Outcomes | None = None
 
 
@@ -233,7 +244,7 @@ class Turns:
         with self._timed("act"):
             sorting = self._sort(works, before=True)
             for work in works:
-                self._act(work)
+                self._act(work, now)
             sorting += self._sort(works, before=False)
         with self._timed("tell"):
             devices = tuple(self._tell(work, now) for work in works)
@@ -258,6 +269,29 @@ class Turns:
             info=info or {},
             by_hand=self._by_hand(),
         )
+
+    def foresee(self, now: Instant) -> dict[str, tuple[Snapshot, Changes]]:
+        """Return for each device what a look finds and what is then to be changed; for turns that are never taken.
+
+        KernelUnreadable where one cannot be read.
+        """
+        if self.hand is not None:
+            self._wield(hand.moved_on(self.hand, now), now)
+        found = {}
+        for desk in self.desks.values():
+            work = self._look(desk)
+            self._count(work, now)
+            self._judge(work, now)
+            _plan(work, spreading=False)
+            if work.snapshot is None or work.changes is None:
+                raise KernelUnreadable(work.trouble)
+            found[desk.device] = work.snapshot, work.changes
+        return found
+
+    @property
+    def unfinished(self) -> bool:
+        """Say whether changes were left to further turns."""
+        return any(desk.cut for desk in self.desks.values())
 
     def obey(self, command: Command, now: Instant) -> hand.Obeyed:
         """Carry out a command from now on; ValueError, with a sentence for people, where it cannot be."""
@@ -326,7 +360,7 @@ class Turns:
                 self._judge(work, now)
                 _hold(work)
                 _plan(work)
-                self._act(work)
+                self._act(work, now)
         return self._save(now)
 
     def _note(self, happened: Sequence[Event]) -> None:
@@ -424,21 +458,36 @@ class Turns:
             self._saved_wall_seconds = now.wall_seconds
         return saving
 
-    def _act(self, work: _Work) -> None:
+    def _act(self, work: _Work, now: Instant) -> None:
+        work.desk.cut = False
         if work.changes is None or work.wanted is None or self._frozen or not self.pace.enforcing:
             return
         outcomes = _nothing_done()
         if work.changes.build_tree or len(work.changes):
+            started = self._stopwatch()
             try:
                 outcomes = work.desk.door.apply(work.changes)
             except (KernelUnreadable, DeviceRefused) as error:
                 work.trouble = str(error)
                 return
+            self._pace_making(work, now, self._stopwatch() - started)
         work.outcomes = outcomes
-        work.desk.enforced = plan.settled(work.desk.enforced, work.changes, outcomes.errno == 0, work.wanted)
+        accepted, waiting = outcomes.errno == 0, work.desk.waiting
+        work.desk.cut = work.is_cut and bool(accepted.any())
+        work.desk.enforced = plan.settled(work.desk.enforced, work.changes, accepted, work.wanted, waiting=waiting)
         ledger = work.desk.ledger
         counters = lives.with_new_leaves(ledger.counters, work.changes, outcomes)
         work.desk.ledger = ledger if counters is ledger.counters else replace(ledger, counters=counters)
+
+    def _pace_making(self, work: _Work, now: Instant, seconds: float) -> None:
+        """See to it that the next act makes as many classes as it has time for, soon where some still wait."""
+        desk, shortest = work.desk, self.pace.shortest_interval_seconds
+        made = 0 if work.changes is None else int((work.changes.act != Act.CHANGE).sum())
+        if made >= LEAST_MADE:
+            time_for = int(made * min(MAKING_SECONDS, shortest / 2) / max(seconds, 1e-6))
+            desk.most_made = max(LEAST_MADE, min(time_for, 4 * desk.most_made))
+        if work.is_cut:
+            desk.due_at_boot_seconds = min(desk.due_at_boot_seconds, now.boot_seconds + shortest)
 
     def _sort(self, works: Sequence[_Work], *, before: bool) -> list[Sorted]:
         """Let the rules name classes that exist: those to be removed are forgotten before, new ones named after.
@@ -566,7 +615,7 @@ def _advanced(desk: Desk, snapshot: Snapshot, now: Instant) -> tuple[accounting.
     return count, accounting.implausible_rows(desk.ledger, count, desk.tree.line_rate_bytes_per_second)
 
 
-def _plan(work: _Work) -> None:
+def _plan(work: _Work, *, spreading: bool = True) -> None:
     desk = work.desk
     if work.verdicts is None or work.snapshot is None:
         return
@@ -575,13 +624,28 @@ def _plan(work: _Work) -> None:
     strange = desk.planned.strange
     ours = np.zeros(len(work.snapshot.classes), bool)
     ours[strange] = desk.tree.owns(work.snapshot.classes.handle[strange])
-    work.changes = plan.diff(
+    changes = plan.diff(
         work.wanted,
         work.snapshot,
         ours=ours,
         known=desk.ledger.counters,
         enforced=desk.enforced,
         places=desk.planned,
+    )
+    work.changes, desk.waiting = _spread(desk, changes) if spreading else (changes, desk.waiting[:0])
+    work.is_cut = len(work.changes) < len(changes)
+
+
+def _spread(desk: Desk, changes: Changes) -> tuple[Changes, I8]:
+    if int((changes.act != Act.CHANGE).sum()) <= desk.most_made:
+        return changes, desk.waiting[:0]
+    ledger = desk.ledger
+    handles, rates = ledger.counters.handle[: ledger.enrolled], ledger.accounts.recent_bytes_per_second
+    reserved = np.array([lane.slice_name in RESERVED for lane in ledger.lanes[: ledger.enrolled]], bool)
+    recent = dict(zip(handles.tolist(), rates.tolist(), strict=False))
+    refused = np.array([handle for _, handle, _ in desk.refused], np.int64)
+    return plan.spread(
+        changes, desk.most_made, urgent=handles[reserved], refused=refused, recent_bytes_per_second=recent
     )
 
 

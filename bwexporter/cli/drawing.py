@@ -19,7 +19,8 @@ from bwexporter.units import print_rate, print_volume
 
 Row = Mapping[str, Any]
 
-_TRUNK = {0x10001: "line rate", 0x10010: "node cap: normal lanes", 0x10020: "exempt lanes"}
+TRUNK = {"1:1": "line rate", "1:10": "node cap: normal lanes", "1:20": "exempt lanes"}
+"""The classes above the lanes of a managed tree."""
 
 
 class _Account(NamedTuple):
@@ -66,7 +67,7 @@ def _device_row(desk: Desk) -> Row:
 
 
 def _class_rows(desk: Desk, snapshot: Snapshot) -> Iterator[Row]:
-    lanes, accounts = _lanes(desk), _accounts(desk)
+    lanes, accounts = lanes_of(desk), _accounts(desk)
     classes, counts = snapshot.classes, snapshot.counts
     for row, (handle, parent) in enumerate(zip(classes.handle.tolist(), classes.parent.tolist(), strict=True)):
         lane = lanes.get(handle)
@@ -88,7 +89,8 @@ def _class_rows(desk: Desk, snapshot: Snapshot) -> Iterator[Row]:
         }
 
 
-def _lanes(desk: Desk) -> dict[int, Lane]:
+def lanes_of(desk: Desk) -> dict[int, Lane]:
+    """Return whose each class is, by handle."""
     handles = desk.tree.handles(desk.tariffs).tolist()
     counters, lanes = desk.ledger.counters, desk.ledger.lanes
     # Classes of removed slices are still those of their accounts.
@@ -131,8 +133,7 @@ def _grow(at: Tree, children: Mapping[str, Sequence[Row]], parent: str, slice_na
 
 
 def _label(row: Row) -> Text:
-    major, _, minor = row["class"].partition(":")
-    name = row["slice"] or _TRUNK.get(int(major, 16) << 16 | int(minor or "0", 16))
+    name = row["slice"] or TRUNK.get(row["class"])
     label = Text.assemble((f"{row['class']:<7}", "cyan"), " ", (name or "of nobody", "bold" if row["slice"] else "dim"))
     if row["traffic"]:
         label.append(f" {row['traffic']}", style="blue" if row["traffic"] == "exempt" else "")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bwexporter.cli.running import Opened, alive_ids, first_desk, ledger_of, user_ids
 from bwexporter.config import load_config
+from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Instant
 from bwexporter.daemon import read_clocks
 from bwexporter.kernel.htb import Device
@@ -30,6 +31,7 @@ class Standing:
     roll: Roll
     now: Instant
     desks: Mapping[str, Desk]
+    hand: Hand | None
 
 
 @contextmanager
@@ -52,4 +54,4 @@ def standing(config_path: Path, *, take_over: bool = False) -> Iterator[Standing
             )
             for door in doors
         }
-        yield Standing(roll, now, desks)
+        yield Standing(roll, now, desks, kept.hand)

@@ -21,7 +21,7 @@ from bwexporter.cli.apmon import apmon
 from bwexporter.cli.completing import completion
 from bwexporter.cli.manual import manual
 from bwexporter.cli.options import CONFIG, as_json_option, config_option
-from bwexporter.cli.tree import tree
+from bwexporter.cli.tree import plan, tree
 from bwexporter.errors import BwexporterError, ConfigError
 
 
@@ -160,6 +160,7 @@ cli.add_command(past.history)
 cli.add_command(past.why)
 for by_hand in (hand.slice_group, hand.freeze, hand.full_rates, hand.thaw):
     cli.add_command(by_hand)
+cli.add_command(plan)
 cli.add_command(tree)
 
 

@@ -71,23 +71,29 @@ def set_up_logging(*, verbose: bool) -> None:
 
 def run(wanted: Wanted) -> int:
     """Run until a signal says to stop, or for one turn; return the exit code."""
-    raise_net_admin()
-    read_since = identities([wanted.config_path])
-    config = load_config(wanted.config_path)
     with ExitStack() as open_things:
+        config = load_config(wanted.config_path)
         sockets = [] if wanted.once else _listening(config, wanted)
         for listening in sockets:
             open_things.callback(listening.close)
-        state = open_state(config.state, now_wall_seconds=time.time())
-        open_things.callback(state.close)
-        if state.recovered:
-            log.error("%s", state.recovered)
-        opened = {device.name: _open_door(device.name, wanted, open_things) for device in config.devices}
-        node = _Node(config, wanted, state, opened, read_since)
+        node = assembled(wanted, open_things)
         return node.take_one_turn() if wanted.once else node.serve(sockets)
 
 
-class _Node:
+def assembled(wanted: Wanted, open_things: ExitStack) -> Node:
+    """Open the state file and the devices, which are held until `open_things` closes, and put the rooms together."""
+    raise_net_admin()
+    read_since = identities([wanted.config_path])
+    config = load_config(wanted.config_path)
+    state = open_state(config.state, now_wall_seconds=time.time())
+    open_things.callback(state.close)
+    if state.recovered:
+        log.error("%s", state.recovered)
+    opened = {device.name: _open_door(device.name, wanted, open_things) for device in config.devices}
+    return Node(config, wanted, state, opened, read_since)
+
+
+class Node:
     """The assembled rooms."""
 
     def __init__(
@@ -99,6 +105,7 @@ class _Node:
         read_since: Mapping[Path, Identity],
     ) -> None:
         self._config = config
+        self.doors = [device.door for device in opened.values()]
         self._on_stop = config.on_stop
         self._state = state
         facts = {name: device.door.facts() for name, device in opened.items()}
@@ -123,7 +130,7 @@ class _Node:
             for name, device in opened.items()
         }
         self._daemon.enlist(roll)
-        self._watch = Watch([device.door for device in opened.values()], self._daemon.look_soon)
+        self._watch = Watch(self.doors, self._daemon.look_soon)
 
     def serve(self, sockets: list[socket.socket]) -> int:
         """Serve until SIGTERM or SIGINT."""
@@ -181,11 +188,22 @@ class _Node:
             with suppress(TimeoutError):
                 woken.recv(1)
 
+    def take_turns(self) -> None:
+        """Take a turn, and those that it left changes to."""
+        self._daemon.take_turn()
+        while self._turns.unfinished:
+            time.sleep(self._turns.next_look_seconds(read_clocks()))
+            self._daemon.take_turn()
+
+    def finish(self) -> bool:
+        """Count once more and save; true where it was saved."""
+        return self._daemon.finish(hold=False)
+
     def take_one_turn(self) -> int:
         """Take one turn, save it, and print what it found."""
-        self._daemon.take_turn()
+        self.take_turns()
         report = self._daemon.last_report
-        saved = self._daemon.finish(hold=False)
+        saved = self.finish()
         if report is None:
             return 1
         terminal = console()

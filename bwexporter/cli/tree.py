@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from bwexporter.cli import drawing, reaching
+from bwexporter.cli import building, drawing, reaching
 from bwexporter.cli.looking import standing
 from bwexporter.cli.options import as_json_option, config_option
 from bwexporter.cli.table import console
@@ -26,6 +26,48 @@ def tree() -> None:
     The daemon (`bwexporter run`) builds and keeps the trees by itself. These commands are for looking at one, for
     building one before the daemon runs, and for taking all of it away again.
     """
+
+
+_take_over = click.option("--take-over", is_flag=True, help="Replace a root queue that is not bwexporter's.")
+
+
+@click.command(short_help="Say what the next turn would change.")
+@config_option
+@as_json_option
+@_take_over
+def plan(config_path: Path, *, as_json: bool, take_over: bool) -> None:
+    """Say what the next turn would change in the kernel, one line a change, and change nothing.
+
+    Reads the configuration, the slices, the saved accounts and the classes that there are, as the daemon would. Needs
+    no privilege beyond reading those files, and disturbs no running daemon. A large roster is built over several turns;
+    the plan is the whole of it.
+    """
+    building.plan(config_path, as_json=as_json, take_over=take_over)
+
+
+@tree.command()
+@config_option
+@as_json_option
+@_take_over
+def build(config_path: Path, *, as_json: bool, take_over: bool) -> None:
+    """Build the tree of each device, or complete it, and say what was done.
+
+    Does what the daemon's first turns do, rules of the classifier included, and ends. What stands already and is as it
+    should be stays as it is. A root queue that is not bwexporter's is refused and left alone, unless --take-over is
+    given. Refuses while a daemon runs, which does all of this by itself.
+    """
+    sys.exit(building.build(config_path, as_json=as_json, take_over=take_over))
+
+
+@tree.command()
+@config_option
+def remove(config_path: Path) -> None:
+    """Take away the tree of each device and the classifier's tables, without asking.
+
+    What was sent is counted and saved first. Traffic is unshaped from then on, and the kernel's default queue is back.
+    A root queue that is not bwexporter's is left alone. Refuses while a daemon runs: stop it first.
+    """
+    sys.exit(building.remove(config_path))
 
 
 @tree.command()

@@ -7,6 +7,9 @@ wanted, what a handle means, how a change is sent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 
 from bwexporter.core.lanes import B1, I8, Act, Changes, Classes, Counters, Snapshot, no_classes
@@ -86,14 +89,42 @@ def _changes_alone(wanted: Classes, changed: I8, snapshot: Snapshot, enforced: C
     )
 
 
-def settled(enforced: Classes | None, changes: Changes, accepted: B1, wanted: Classes) -> Classes:
+def spread(
+    changes: Changes, most: int, *, urgent: I8, refused: I8, recent_bytes_per_second: Mapping[int, float]
+) -> tuple[Changes, I8]:
+    """Return the changes with no more than `most` creations and removals, and the handles of classes that must wait.
+
+    Making a class costs the kernel time in proportion to the classes that there are, so that thousands are made over
+    several turns. Inner classes come first, then `urgent` ones, then those of lanes that sent of late (by handle), each
+    in the order wanted, and last those that were `refused` before; removals come after creations. Moving classes from
+    below a wrong parent is not spread.
+    """
+    created, removed = np.flatnonzero(changes.act == Act.CREATE), np.flatnonzero(changes.act == Act.REMOVE)
+    if len(created) + len(removed) <= most or (len(removed) and len(created) and removed[0] < created[0]):
+        return changes, np.empty(0, np.int64)
+    classes = changes.classes.take(created)
+    rate = np.array([recent_bytes_per_second.get(handle, 0.0) for handle in classes.handle.tolist()])
+    late, refused_before = ~is_among(classes.handle, urgent), is_among(classes.handle, refused)
+    order = np.lexsort((-rate, late, refused_before, classes.leaf > 0))
+    now = np.sort(created[order[:most]])
+    stays = np.ones(len(changes), bool)
+    stays[created] = stays[removed] = False
+    stays[now] = stays[removed[: most - len(now)]] = True
+    return replace(changes.take(stays), classes=changes.classes.take(stays)), classes.handle[order[most:]]
+
+
+def settled(
+    enforced: Classes | None, changes: Changes, accepted: B1, wanted: Classes, *, waiting: I8 | None = None
+) -> Classes:
     """Return what the kernel has been asked for and has accepted: the base that drift is measured against.
 
-    A refused row is left as it was last enforced, or out where it never was.
+    A refused row, and one that waits, is left as it was last enforced, or out where it never was.
     """
-    if accepted.all():
+    waiting = np.empty(0, np.int64) if waiting is None else waiting
+    if accepted.all() and not len(waiting):
         return wanted
-    refused = np.isin(wanted.handle, changes.classes.handle[(changes.act != Act.REMOVE) & ~accepted])
+    refused = changes.classes.handle[(changes.act != Act.REMOVE) & ~accepted]
+    refused = np.isin(wanted.handle, np.concatenate([refused, waiting]))
     if not refused.any():
         return wanted
     kept = wanted.take(~refused)

@@ -146,6 +146,18 @@ class Device:
                 self._apply_rows(changes, outcome, enforced, leaves)
             return Outcomes(outcome, enforced, refused, leaves)
 
+    def remove_tree(self) -> bool:
+        """Remove the tree with all its classes; say whether there was one. DeviceRefused where it cannot be removed."""
+        with self._lock:
+            ifindex = self._find()
+            if self._own_root(ifindex) is None:
+                return False
+            self._ifindex = ifindex
+            code = self._change_root("del", handle=wire.TREE_HANDLE)
+        if code:
+            raise DeviceRefused(f"the tree of {self.name} could not be removed: {os.strerror(code)}")
+        return True
+
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when a class, a queue or a link changes."""
         return self._listener.fileno()

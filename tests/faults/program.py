@@ -109,7 +109,7 @@ class Program:
         state = open_state(config.state, now_wall_seconds=time.time())
         self._open_things.callback(state.close)
         doors = {device.name: running._open_door(device.name, wanted, self._open_things) for device in config.devices}
-        node = running._Node(config, wanted, state, doors, read_since)
+        node = running.Node(config, wanted, state, doors, read_since)
         self._daemon, self._turns = node._daemon, node._turns
         self.beginning = {"recovered": state.recovered, "lost": state.lost}
         self._aim, self._part, self._passed_by = "", 0.0, 0

@@ -57,6 +57,144 @@ def said(program: Program, *words: str, through: tuple[str, ...] = ()) -> dict[s
     return answer
 
 
+def classes(program: Program) -> str:
+    """Return everything that tc says of the classes but their counters."""
+    return program.room.run("tc -d class show dev v0")
+
+
+class TestPlan:
+    """`plan`."""
+
+    def test_it_says_the_whole_tree_in_lines_and_changes_nothing(self, program: Program) -> None:
+        """On a bare device; without privilege, without a state file, and without making one."""
+        done = ask(program, "plan", through=WITHOUT_NET_ADMIN)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert lines[0] == "v0: build the tree: root queue 1: htb"
+        assert "v0: create 1:10 (node cap: normal lanes) below 1:1, rate 400mbit, ceiling 400mbit" in lines
+        assert "v0: create 1:1001 (ann normal) below 1:10, rate 1kbit, ceiling 80mbit" in lines
+        assert len(lines) == 1 + 3 + 2 * 4
+        assert classes(program) == ""
+        assert not program.state_file.exists()
+
+    def test_it_says_what_differs_and_what_is_of_nobody(self, program: Program) -> None:
+        """One line a change, in the order in which they are made; as rows too."""
+        assert ask(program, "tree", "build").returncode == 0
+        program.room.run("tc class change dev v0 classid 1:1001 htb rate 1kbit ceil 70mbit quantum 65536 cburst 10000b")
+        program.room.run("tc class del dev v0 classid 1:8002")
+        program.room.run("tc class add dev v0 parent 1:10 classid 1:1777 htb rate 1mbit")
+        before = classes(program)
+        lines = ask(program, "plan", through=WITHOUT_NET_ADMIN).stdout.splitlines()
+        assert [line.partition(":")[2].split()[0] for line in lines] == ["create", "change", "remove"]
+        assert "v0: create 1:8002 (bob exempt) below 1:20" in lines[0]
+        assert "v0: change 1:1001 (ann normal): ceiling 70mbit -> 80mbit" in lines[1]
+        assert lines[2] == "v0: remove 1:1777 (of nobody)"
+        rows = said(program, "plan")["changes"]
+        assert [(row["act"], row["class"]) for row in rows] == [
+            ("create", "1:8002"), ("change", "1:1001"), ("remove", "1:1777"),
+        ]  # fmt: skip
+        assert rows[1]["before"]["ceiling_bytes_per_second"] == 8_750_000
+        assert rows[1]["after"]["ceiling_bytes_per_second"] == 10_000_000
+        assert classes(program) == before
+
+    def test_nothing_to_do_is_said_beside_a_running_daemon(self, program: Program) -> None:
+        """Which keeps the tree as it should be."""
+        program.start()
+        assert ask(program, "plan").stdout == "nothing to do: every class is as it should be\n"
+        assert said(program, "plan") == {"changes": [], "notes": []}
+
+    def test_it_says_that_a_shadow_changes_nothing(self, program: Program) -> None:
+        """And what would be changed otherwise."""
+        program.write_config({**CONFIG, "enforce": False})
+        lines = ask(program, "plan").stdout.splitlines()
+        assert "enforce is false: the next turn changes nothing" in lines[0]
+        assert len(lines) == 1 + 1 + 3 + 2 * 4
+
+    def test_a_foreign_queue_is_named_and_taken_over_only_if_told(self, program: Program) -> None:
+        """The plan is refused as the start would be."""
+        program.room.run("tc qdisc add dev v0 root handle 5: pfifo limit 77")
+        refused = ask(program, "plan")
+        assert refused.returncode == 1
+        assert "v0 has a root queue that is not bwexporter's (pfifo 5:); nothing was touched" in refused.stderr
+        assert "build the tree" in ask(program, "plan", "--take-over").stdout
+        assert "pfifo 5:" in program.room.run("tc qdisc show dev v0")
+
+
+class TestBuildAndRemove:
+    """`tree build` and `tree remove`."""
+
+    def test_a_tree_is_built_completed_and_removed(self, program: Program) -> None:
+        """Building twice does nothing; half a tree is completed; afterwards the device is as it was."""
+        bare = program.room.run("tc qdisc show dev v0")
+        done = ask(program, "tree", "build")
+        assert done.returncode == 0, done.stderr
+        assert "create 1:1001 (ann normal)" in done.stdout
+        assert len(program.room.classes()) == 3 + 2 * 4
+        assert "nothing to do" in ask(program, "tree", "build").stdout
+        program.room.run("tc class del dev v0 classid 1:1001")
+        again = said(program, "tree", "build")
+        assert ([(row["act"], row["class"]) for row in again["changes"]], again["left"]) == ([("create", "1:1001")], [])
+        removed = ask(program, "tree", "remove")
+        assert (removed.returncode, removed.stdout) == (0, "v0: the tree is removed\n"), removed.stderr
+        assert program.room.run("tc qdisc show dev v0") == bare
+        assert "no tree of bwexporter's" in ask(program, "tree", "remove").stdout
+
+    def test_what_was_sent_is_counted_before_the_tree_goes(self, program: Program) -> None:
+        """An account survives the removal."""
+        assert ask(program, "tree", "build").returncode == 0
+        Traffic(program.room).send(("ann", "normal"), handle_of(1), 40)
+        assert ask(program, "tree", "remove").returncode == 0
+        program.start()
+        assert program.lane("ann")["period_used_bytes"] == 40_000
+
+    @pytest.mark.parametrize("command", ["build", "remove"])
+    def test_a_running_daemon_keeps_its_tree(self, program: Program, command: str) -> None:
+        """Whether it has the same state file or another one."""
+        program.start()
+        before = classes(program)
+        refused = ask(program, "tree", command)
+        assert refused.returncode == 1
+        assert "another bwexporter" in refused.stderr
+        program.write_config({**CONFIG, "state": "other.db"})
+        refused = ask(program, "tree", command)
+        assert refused.returncode == 1
+        assert "another bwexporter runs on this device" in refused.stderr
+        assert classes(program) == before
+
+    def test_a_foreign_tree_is_never_removed(self, program: Program) -> None:
+        """Nor is anything built into it."""
+        program.room.run("tc qdisc add dev v0 root handle 1: htb")
+        for command in ("build", "remove"):
+            refused = ask(program, "tree", command)
+            assert refused.returncode == 1
+            assert "not bwexporter's (htb 1:); nothing was touched" in refused.stderr
+        assert "htb 1:" in program.room.run("tc qdisc show dev v0")
+
+    def test_in_shadow_nothing_is_built(self, program: Program) -> None:
+        """The configuration says so."""
+        program.write_config({**CONFIG, "enforce": False})
+        refused = ask(program, "tree", "build")
+        assert refused.returncode == 1
+        assert "enforce: false" in refused.stderr
+        assert classes(program) == ""
+
+    @pytest.mark.parametrize("command", ["build", "remove"])
+    def test_without_the_capability_nothing_is_half_done(self, program: Program, command: str) -> None:
+        """One line says what is missing."""
+        refused = ask(program, "tree", command, through=WITHOUT_NET_ADMIN)
+        assert refused.returncode == 1
+        assert "CAP_NET_ADMIN" in refused.stderr
+        assert classes(program) == ""
+
+    def test_a_thousand_slices_are_built_to_the_last(self, program: Program) -> None:
+        """However many turns that takes."""
+        program.write_slices([{"name": f"s{number}", "id": number} for number in range(1, 1001)])
+        done = ask(program, "tree", "build")
+        assert done.returncode == 0, done.stderr
+        assert len(program.room.classes()) == 3 + 2 * 1002
+        assert "nothing to do" in ask(program, "plan").stdout
+
+
 class TestShow:
     """`tree show`."""
 

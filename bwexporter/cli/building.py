@@ -1,0 +1,113 @@
+"""`bwexporter plan`, `tree build` and `tree remove`.
+
+Turns the configuration and the kernel into what would be changed, into a tree that stands, or into none. Knows: that
+what was sent is counted before classes go, that nothing is taken from a running daemon. Does not know: what a class
+should be like, how packets are sorted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bwexporter.cli import planned
+from bwexporter.cli.looking import Standing, standing
+from bwexporter.cli.running import Wanted, assembled
+from bwexporter.config import load_config
+from bwexporter.core.hand import Hand
+from bwexporter.core.lanes import Ledger
+from bwexporter.core.orders import Action
+from bwexporter.core.report import Event
+from bwexporter.errors import BwexporterError
+from bwexporter.kernel.classifier import Classifier
+from bwexporter.state import SaveOutcome
+from bwexporter.turn import Turns
+
+Row = Mapping[str, Any]
+
+
+def plan(config_path: Path, *, as_json: bool, take_over: bool) -> None:
+    """Print what the next turn would change."""
+    rows, notes = _foreseen(config_path, take_over=take_over)
+    if as_json:
+        click.echo(json.dumps({"changes": rows, "notes": notes}, indent=2))
+        return
+    for line in (*notes, *planned.lines(rows)):
+        click.echo(line)
+    if not rows:
+        click.echo("nothing to do: every class is as it should be")
+
+
+def build(config_path: Path, *, as_json: bool, take_over: bool) -> int:
+    """Build the trees, and print what was done; return the exit code."""
+    if not load_config(config_path).enforce:
+        raise BwexporterError(
+            f"{config_path} says enforce: false, so nothing is built; `bwexporter plan` says what would be"
+        )
+    rows, _ = _foreseen(config_path, take_over=take_over)
+    with ExitStack() as open_things:
+        node = assembled(Wanted(config_path, once=True, take_over=take_over), open_things)
+        node.take_turns()
+        saved = node.finish()
+    left, _ = _foreseen(config_path)
+    if as_json:
+        click.echo(json.dumps({"changes": rows, "left": left}, indent=2))
+    else:
+        for line in planned.lines(rows):
+            click.echo(line)
+        click.echo("nothing to do: every class is as it should be" if not rows else f"{len(rows) - len(left)} done")
+    for line in planned.lines(left):
+        click.echo(f"could not be done: {line}", err=True)
+    return 0 if saved and not left else 1
+
+
+def remove(config_path: Path) -> int:
+    """Take away the classifier's tables and the trees, what was sent having been counted; return the exit code."""
+    with ExitStack() as open_things:
+        node = assembled(Wanted(config_path, once=True), open_things)
+        saved = node.finish()
+        Classifier().remove()
+        for door in node.doors:
+            found = door.remove_tree()
+            click.echo(f"{door.name}: " + ("the tree is removed" if found else "there was no tree of bwexporter's"))
+    return 0 if saved else 1
+
+
+def _foreseen(config_path: Path, *, take_over: bool = False) -> tuple[list[Row], list[str]]:
+    """Return what the next turn would change, and what is to be said of it."""
+    with standing(config_path, take_over=take_over) as found:
+        pace = replace(found.roll.pace, enforcing=True)
+        turns = Turns(found.roll.config.node, _Unkept(), pace, time.perf_counter, orders=found.hand)
+        turns.desks = dict(found.desks)
+        for desk in found.roll.desks(found.desks):
+            turns.enlist(desk)
+        rows: list[Row] = []
+        for device, (before, changes) in turns.foresee(found.now).items():
+            rows += planned.rows(turns.desks[device], changes, before)
+        return rows, list(_notes(found))
+
+
+def _notes(found: Standing) -> Iterator[str]:
+    """Say what keeps the next turn from changing anything."""
+    if not found.roll.pace.enforcing:
+        yield "enforce is false: the next turn changes nothing; this is what it would change:"
+    if found.hand is not None and found.hand.has(Action.FREEZE):
+        yield "everything is frozen by hand: the next turn changes nothing; `bwexporter thaw` ends that"
+
+
+class _Unkept:
+    """Keeps nothing: these turns are never taken."""
+
+    def save(
+        self, ledgers: Sequence[Ledger], events: Sequence[Event], at_wall_seconds: float, *, hand: Hand | None = None
+    ) -> SaveOutcome:
+        """Keep nothing, and say so."""
+        del ledgers, events, at_wall_seconds, hand
+        return SaveOutcome(saved=False, trouble="nothing is kept of a plan")
