@@ -367,8 +367,10 @@ class Device:
 
         Returns the errno of each row, and the handle that it was given, 0 where it was given none.
         """
-        taken = {1, _INGRESS_MAJOR, *(self._classes.leaf >> 16).tolist()}
         refused, given, left = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int64), np.arange(len(rows))
+        if not len(rows):
+            return refused, given
+        taken = {1, _INGRESS_MAJOR, *(self._classes.leaf >> 16).tolist()}
         for _ in range(_LEAF_TRIES):
             if not len(left):
                 break
@@ -389,7 +391,7 @@ class Device:
                 kind,
                 classes.handle[rows].tolist(),
                 handles,
-                classes.ceiling_bytes_per_second[rows].tolist(),
+                classes.ceiling_bytes_per_second[rows],
                 flags=flags,
                 ifindex=self._ifindex,
                 first_seq=first_seq,

@@ -198,7 +198,7 @@ def encode_classes(
 
 
 def encode_leaves(
-    kind: str, parents: list[int], handles: list[int], ceilings: list[int], *,
+    kind: str, parents: list[int], handles: list[int], ceilings: I8, *,
     flags: int, ifindex: int, first_seq: int, batch: int = 1000,
 ) -> bytes:  # fmt: skip
     """Turn ceilings into messages (RTM_NEWQDISC) that make the leaf queue of each parent class, or change it in place.
@@ -206,7 +206,8 @@ def encode_leaves(
     `kind` is a key of LEAF_KINDS. A change keeps the queue's handle, its packets and its counters.
     """
     acknowledged = _acknowledged(len(parents), batch).tolist()
-    payload = [_leaf_options(kind, ceiling, made=bool(flags & NLM_F_CREATE)) for ceiling in ceilings]
+    limits = zip(leaf_packets(ceilings).tolist(), ceilings.tolist(), strict=True)
+    payload = [_leaf_options(kind, limit, ceiling, made=bool(flags & NLM_F_CREATE)) for limit, ceiling in limits]
     return b"".join(
         _TC_REQUEST.pack(
             _TC_REQUEST.size + len(options), RTM_NEWQDISC, NLM_F_REQUEST | flags | ack, first_seq + row, 0, ifindex,
@@ -227,16 +228,15 @@ def leaf_packets(ceiling_bytes_per_second: I8) -> I8:
     >>> leaf_packets(np.array([1_000, 25_000, 50_000, 1_250_000, 1 << 40])).tolist()
     [5, 5, 8, 192, 1000]
     """
-    held = ceiling_bytes_per_second.clip(0, 1 << 40) // (_LEAF_PARTS_OF_SECOND * _PACKET_BYTES)
-    held = held.clip(1, _MOST_LEAF_PACKETS)
-    step = 1 << np.maximum(0, np.floor(np.log2(held)).astype(np.int64) - 2)
+    held = (ceiling_bytes_per_second // (_LEAF_PARTS_OF_SECOND * _PACKET_BYTES)).clip(1, _MOST_LEAF_PACKETS)
+    _, bits = np.frexp(held)
+    step = 1 << np.maximum(bits - 3, 0)
     rounded: I8 = np.maximum(np.where(held < _MOST_LEAF_PACKETS, held // step * step, held), _LEAST_LEAF_PACKETS)
     return rounded
 
 
-def _leaf_options(kind: str, ceiling: int, *, made: bool) -> bytes:
+def _leaf_options(kind: str, limit: int, ceiling: int, *, made: bool) -> bytes:
     """Make TCA_KIND and TCA_OPTIONS; what cannot be changed in place is sent only where the queue is made."""
-    limit = int(leaf_packets(np.array([ceiling]))[0])
     if kind == "pfifo":
         return _PFIFO.pack(10, _TCA_KIND, b"pfifo\0\0\0", 8, _TCA_OPTIONS, limit)
     # CoDel's target is at least the time of one and a half packets at the ceiling, its interval ten times that.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
@@ -105,7 +106,7 @@ def test_a_queue_of_another_kind_is_replaced_when_the_ceiling_moves(device: Devi
 @pytest.mark.parametrize("flags", [wire.NLM_F_CREATE | wire.NLM_F_EXCL, 0])
 def test_fq_codel_is_asked_for_as_pyroute2_reads_it(flags: int) -> None:
     """The kernel of a test machine may lack it; its flows cannot be changed in place, so they are sent once."""
-    data = wire.encode_leaves("fq_codel", [FIRST], [0x7A010000], [SLOW], flags=flags, ifindex=3, first_seq=9)
+    data = wire.encode_leaves("fq_codel", [FIRST], [0x7A010000], np.array([SLOW]), flags=flags, ifindex=3, first_seq=9)
     message = tcmsg(data)
     message.decode()
     assert (message["parent"], message["handle"], message["index"]) == (FIRST, 0x7A010000, 3)
