@@ -3,7 +3,6 @@ from __future__ import annotations
 import ipaddress
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -128,18 +127,50 @@ def prefix_lists() -> st.SearchStrategy[list[tuple[Network, int]]]:
 def test_the_longest_prefix_counts_and_intervals_never_overlap(given_prefixes: list[tuple[Network, int]]) -> None:
     """As routing does; the first of two equal ones stands."""
     claims = [Claim(f"s{number}", 0x11000 + number, None, prefixes=(prefix,)) for prefix, number in given_prefixes]
-    found = rules(*claims).maps["prefixes4"]
+    found = rules(*claims)
     for bits in range(256):
         address = ipaddress.IPv4Address(bits << 24)
         lengths = [(prefix.prefixlen, -at) for at, (prefix, _) in enumerate(given_prefixes) if address in prefix]
-        holders = [handle for (first, last), handle in intervals_of(found) if first <= int(address) <= last]
-        assert holders == [0x11000 + given_prefixes[-at][1] for _, at in sorted(lengths)[-1:]]
+        expected = [0x11000 + given_prefixes[-at][1] for _, at in sorted(lengths)[-1:]]
+        assert looked_up(found, int(address)) == expected
 
 
-def intervals_of(elements: object) -> Iterator[tuple[tuple[int, int], int]]:
-    """Yield the intervals of a map."""
-    assert isinstance(elements, dict)
-    yield from elements.items()
+def looked_up(found: Rules, address: int) -> list[int]:
+    """Look an address up as the chains do: in the maps of each length, in their order; fail where intervals overlap."""
+    looks = [line for line in found.frame["netdev chain classify"] if line.startswith("meta priority set ip saddr")]
+    for line in looks:
+        mask = int(ipaddress.IPv4Address(line.split("& ")[1].split()[0])) if "&" in line else 2**32 - 1
+        elements = found.maps[line.split("@")[1].split()[0]]
+        hits = [handle for key, handle in elements.items() if holds(key, address & mask)]
+        assert len(hits) <= 1
+        if hits:
+            return hits
+    return []
+
+
+def holds(key: Key, address: int) -> bool:
+    """Say whether a key of a map is an address, or holds it."""
+    return key == address if isinstance(key, int) else int(key[0]) <= address <= int(key[1])
+
+
+def test_few_lengths_of_prefixes_have_a_map_each_and_many_are_intervals() -> None:
+    """A prefix more is one element more, as long as no length more comes with it."""
+    few = rules(Claim("a", A, None, prefixes=networks("10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16", "fd00::/48")))
+    assert {place: elements for place, elements in few.maps.items() if place.startswith("prefixes")} == {
+        "prefixes8_4": {10 << 24: A},
+        "prefixes16_4": {(10 << 24) + (1 << 16): A, (10 << 24) + (2 << 16): A},
+        "prefixes48_6": {0xFD00 << 112: A},
+    }
+    addressed = [line for line in few.frame["netdev chain classify"] if " saddr" in line]
+    assert [line.split("meta priority set ")[1] for line in addressed] == [
+        "ip saddr map @addresses4 goto lane",
+        "ip saddr & 255.255.0.0 map @prefixes16_4 goto lane",
+        "ip saddr & 255.0.0.0 map @prefixes8_4 goto lane",
+        "ip6 saddr map @addresses6 goto lane",
+        "ip6 saddr & ffff:ffff:ffff:: map @prefixes48_6 goto lane",
+    ]
+    many = rules(Claim("a", A, None, prefixes=networks(*(f"10.{length}.0.0/{length}" for length in range(16, 21)))))
+    assert [place for place in many.maps if place.startswith("prefixes")] == ["prefixes4"]
 
 
 def test_single_addresses_stand_beside_the_prefixes_they_are_in() -> None:
@@ -147,7 +178,7 @@ def test_single_addresses_stand_beside_the_prefixes_they_are_in() -> None:
     found = rules(
         Claim("a", A, None, prefixes=networks("10.0.0.0/8")), Claim("b", B, None, prefixes=networks("10.0.0.1", "::1"))
     )
-    assert found.maps["prefixes4"] == {(10 << 24, (11 << 24) - 1): A}
+    assert found.maps["prefixes8_4"] == {10 << 24: A}
     assert (found.maps["addresses4"], found.maps["addresses6"]) == ({(10 << 24) + 1: B}, {1: B})
 
 
@@ -196,8 +227,8 @@ def test_edits_read_as_lines() -> None:
         'cgroups1 "x": add 1:1003',
         "exempt4 192.0.2.0/24: add",
         "exempts 1:1001: remove 1:8001",
-        "prefixes4 10.0.0.0/8: 1:1002 becomes 1:1003",
-        "prefixes6 fd00::/8: add 1:1003",
+        "prefixes8_4 10.0.0.0: 1:1002 becomes 1:1003",
+        "prefixes8_6 fd00::: add 1:1003",
         "uids 5: remove 1:1001",
     ]
     frames = [str(edit) for edit in diff(after, before) if edit.key is None]
@@ -206,6 +237,7 @@ def test_edits_read_as_lines() -> None:
         "inet map cgroups1: add",
         "inet table: add",
         "netdev chain classify: repair",
+        "netdev map prefixes8_6: add",
     ]
 
 
@@ -253,6 +285,7 @@ def test_where_many_intervals_go_all_are_written_anew() -> None:
 
     def many(count: int) -> Rules:
         prefixes = [ipaddress.ip_network(f"10.{at >> 8}.{at & 255}.0/25") for at in range(count)]
+        prefixes += networks("100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "198.18.0.0/15")
         hosts = [ipaddress.ip_network(f"10.{at >> 8}.{at & 255}.0/32") for at in range(count)]
         return rules(Claim("a", A, None, prefixes=(*prefixes, *hosts)), exempt=tuple(prefixes))
 
@@ -279,10 +312,15 @@ def test_carrying_out_the_edits_leaves_nothing_to_do(
     )
     maps = {place: dict(elements) for place, elements in first.maps.items()}
     for edit in diff(second, first):
-        assert edit.key is not None
-        assert maps[edit.place].pop(edit.key, None) == edit.before
+        if edit.key is None:
+            name = edit.place.split(" ")[2]
+            maps = {place: elements for place, elements in maps.items() if edit.after is not None or place != name}
+            continue
+        held = maps.setdefault(edit.place, {})
+        assert held.pop(edit.key, None) == edit.before
         if edit.after is not None:
-            maps[edit.place][edit.key] = edit.after
+            held[edit.key] = edit.after
+    assert set(maps) == set(second.maps)
     assert diff(second, Rules(maps, second.frame)) == ()
 
 

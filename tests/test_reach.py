@@ -27,9 +27,15 @@ def class_of(probe: Probe, rules: Rules) -> int:
     in_map = {"marks": probe.mark, **{place: probe.group for place in rules.maps if place.startswith(CGROUPS)}}
     if probe.source is not None:
         version = probe.source.version
-        in_map |= {f"addresses{version}": int(probe.source), f"prefixes{version}": int(probe.source)}
+        in_map[f"addresses{version}"] = int(probe.source)
+        for length in range(probe.source.max_prefixlen, 0, -1):
+            first = int(ipaddress.ip_network((probe.source, length), strict=False).network_address)
+            in_map[f"prefixes{length}_{version}"] = first
+        in_map[f"prefixes{version}"] = int(probe.source)
     in_map |= {"uids": probe.uid, "uid_ranges": probe.uid}
-    found = next((hit for place, value in in_map.items() if (hit := looked_up(rules.maps[place], value))), 0x17FFF)
+    found = next(
+        (hit for place, value in in_map.items() if (hit := looked_up(rules.maps.get(place, {}), value))), 0x17FFF
+    )
     exempt = probe.to is not None and looked_up(rules.maps[f"exempt{probe.to.version}"], int(probe.to)) is not None
     return rules.maps["exempts"].get(found, found) if exempt else found
 

@@ -17,11 +17,22 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE
-from bwexporter.kernel.rules import CGROUPS, Elements, Interval, Key, Rules, frame, handle_text, key_text
+from bwexporter.kernel.rules import (
+    CGROUPS,
+    Elements,
+    Interval,
+    Key,
+    Rules,
+    frame,
+    handle_text,
+    key_text,
+    prefixes_place,
+)
 from bwexporter.kernel.wire import TREE_HANDLE
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_MOST_LENGTHS = 4  # of prefixes: each costs a packet two look-ups
 _CGROUP_ROOT = "/sys/fs/cgroup/"
 _NORMAL, _EXEMPT = TREE_HANDLE | 0x1000, TREE_HANDLE | 0x8000
 
@@ -231,7 +242,7 @@ class _Claimed:
         maps: dict[str, Elements] = {**self._hashed}
         for version, found in self._prefixes.items():
             maps[f"addresses{version}"] = {key[0]: handle for key, handle in found.items() if key[0] == key[1]}
-            maps[f"prefixes{version}"] = _longest_first({key: found[key] for key in found if key[0] < key[1]})
+            maps |= _prefix_maps(version, {key: found[key] for key in found if key[0] < key[1]})
         maps["uids"] = {first: handle for first, last, handle in self._uids if first == last}
         maps["uid_ranges"] = {(first, last): handle for first, last, handle in self._uids if first < last}
         return maps
@@ -256,6 +267,17 @@ class _Claimed:
 
 def _interval(prefix: Network) -> Interval:
     return int(prefix.network_address), int(prefix.broadcast_address)
+
+
+def _prefix_maps(version: int, prefixes: Mapping[Interval, int]) -> dict[str, Elements]:
+    """Put prefixes into a map for each length, as long as there are few lengths; else into one of intervals."""
+    by_length: dict[str, dict[Key, int]] = {}
+    for (first, last), handle in prefixes.items():
+        length = (32 if version == 4 else 128) - (last - first).bit_length()
+        by_length.setdefault(prefixes_place(version, length), {})[first] = handle
+    if len(by_length) > _MOST_LENGTHS or prefixes_place(version, 0) in by_length:
+        return {prefixes_place(version): _longest_first(prefixes)}
+    return dict(by_length)
 
 
 def _longest_first(prefixes: Mapping[Interval, int]) -> Elements:

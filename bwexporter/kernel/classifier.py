@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 from bwexporter.errors import DeviceRefused, KernelUnreadable
 from bwexporter.kernel.nft import FAMILIES, TABLE, Nft, NftRefused, intervals
 from bwexporter.kernel.rules import (
-    ADDRESSES,
     CGROUPS,
     INTERVALS,
     MAKER,
@@ -180,7 +179,7 @@ class Classifier:
         found = self._nft.elements(family, name)
         if name in INTERVALS:
             return dict(intervals(found))
-        order: Literal["little", "big"] = "big" if name in ADDRESSES else sys.byteorder
+        order: Literal["little", "big"] = "big" if name.startswith(("addresses", "prefixes")) else sys.byteorder
         return {int.from_bytes(key, order): value for key, value, _ in found}
 
     def _rules(self, seen: _Seen, inodes: Mapping[str, int]) -> Rules | None:

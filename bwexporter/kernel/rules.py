@@ -5,8 +5,9 @@ Pure. Knows: the order of the matches, the chains, how nft writes a key. Does no
 a script is run, which devices and control groups are there.
 
 The first match counts: firewall mark, control group, source and then destination prefix, user. What matches nothing
-goes to the default lane, and what goes to an exempt destination to the exempt lane of its slice. Single addresses and
-users have maps of their own, as the cost of an interval grows with the logarithm of their number.
+goes to the default lane, and what goes to an exempt destination to the exempt lane of its slice. Single addresses,
+prefixes of each length and single users have hash maps of their own, as the cost of an interval grows with the
+logarithm of their number, and nft reads all intervals to add one.
 
     netdev bwexporter   egress of each device, just before its queue: all but the control groups
     inet bwexporter     output: the control groups, which a packet no longer tells further down
@@ -24,7 +25,7 @@ is a hash, as nft 1.0.6 stores no map by more than 16 bytes from a packet. The l
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import NamedTuple
@@ -45,7 +46,6 @@ MAKER = 'comment "made by bwexporter"'
 SEAL_MAJOR = 0xB3E7
 CGROUPS = "cgroups"
 STALE = "#"
-ADDRESSES = frozenset({"addresses4", "addresses6"})
 INTERVALS = frozenset({"prefixes4", "prefixes6", "uid_ranges", "exempt4", "exempt6"})
 
 _FEW_STALE = 64
@@ -63,8 +63,6 @@ _NETDEV: Frame = {
     "netdev map marks": ("type mark : classid",),
     "netdev map addresses4": ("type ipv4_addr : classid",),
     "netdev map addresses6": ("type ipv6_addr : classid",),
-    "netdev map prefixes4": ("type ipv4_addr : classid", "flags interval"),
-    "netdev map prefixes6": ("type ipv6_addr : classid", "flags interval"),
     "netdev map uids": ("type uid : classid",),
     "netdev map uid_ranges": ("type uid : classid", "flags interval"),
     "netdev map exempts": ("type classid : classid",),
@@ -99,16 +97,8 @@ _NETDEV: Frame = {
         "goto unclassified",
     ),
 }
-_CLASSIFY = (
-    f"{_IN_TREE} meta priority set none",
-    "meta priority set ip saddr map @addresses4 goto lane",
-    "meta priority set ip saddr map @prefixes4 goto lane",
-    "meta priority set ip daddr map @addresses4 goto lane",
-    "meta priority set ip daddr map @prefixes4 goto lane",
-    "meta priority set ip6 saddr map @addresses6 goto lane",
-    "meta priority set ip6 saddr map @prefixes6 goto lane",
-    "meta priority set ip6 daddr map @addresses6 goto lane",
-    "meta priority set ip6 daddr map @prefixes6 goto lane",
+_TAKE_BACK = f"{_IN_TREE} meta priority set none"
+_BY_SOCKET = (
     f"{_HAS_UID} goto owned",
     f"meta l4proto 6 {_FROM_OUTPUT} goto closed",
     "goto unclassified",
@@ -122,9 +112,9 @@ _TAKE_BACK_SEAL = f"{_SEALED} meta priority set none"
 class Rules:
     """Rules, wanted or actual. Elements stand by map and key; their value is a handle, 0 in a set.
 
-    Keys: a mark, a user, an address; a handle (`exempts`: of the normal class, to that of the exempt one); first and
-    last of an interval; the path of a control group (`cgroups2` holds those two levels below the root), or `#82` for a
-    group that is gone.
+    Keys: a mark, a user, an address (`prefixes24_4` holds the first of each /24); a handle (`exempts`: of the normal
+    class, to that of the exempt one); first and last of an interval; the path of a control group (`cgroups2` holds
+    those two levels below the root), or `#82` for a group that is gone.
     """
 
     maps: Mapping[str, Elements]
@@ -159,11 +149,44 @@ class Edit(NamedTuple):
         return f"{what}:{words[0]} becomes{words[1]}" if self.after else f"{what}: repair"
 
 
+def prefixes_place(version: int, length: int | None = None) -> str:
+    """Name the map of prefixes of one length, or that of intervals."""
+    return f"prefixes{version}" if length is None else f"prefixes{length}_{version}"
+
+
+def length_of(place: str) -> int | None:
+    """Return of which length the prefixes of a map are, None where it is not such a map."""
+    head, _, version = place.partition("_")
+    return int(head.removeprefix("prefixes")) if version in ("4", "6") and head.startswith("prefixes") else None
+
+
+def by_prefix(maps: Iterable[str], version: int) -> list[str]:
+    """Return the maps that addresses of a version are looked up in, in this order: the longest prefix counts."""
+    found = [place for place in maps if place.startswith(("prefixes", "addresses")) and place.endswith(f"{version}")]
+    return sorted(found, key=lambda place: (place.startswith("prefixes"), -(length_of(place) or 0)))
+
+
+def _address_lines(maps: Iterable[str], version: int) -> Iterator[str]:
+    protocol, bits = ("ip", 32) if version == 4 else ("ip6", 128)
+    for side in ("saddr", "daddr"):
+        for place in by_prefix(maps, version):
+            length, mask = length_of(place), ""
+            if length is not None:
+                number = (1 << bits) - (1 << bits - length)
+                mask = f" & {ipaddress.IPv4Address(number) if version == 4 else ipaddress.IPv6Address(number)}"
+            yield f"meta priority set {protocol} {side}{mask} map @{place} goto lane"
+
+
 def frame(devices: Sequence[str], maps: Mapping[str, Elements]) -> Frame:
-    """Return the declarations and chains for devices; those of the control groups only where some are matched."""
+    """Return the declarations and chains for devices; for control groups and prefixes only where some are matched."""
     levels = sorted((int(name.removeprefix(CGROUPS)) for name in maps if name.startswith(CGROUPS)), reverse=True)
     by_cgroup = (_UNSEAL,) if levels else ()
-    found = {**_NETDEV, "netdev chain classify": (_BY_MARK, *by_cgroup, _TAKE_BACK_SEAL, *_CLASSIFY)}
+    by_address = (line for version in (4, 6) for line in _address_lines(maps, version))
+    classify = (_BY_MARK, *by_cgroup, _TAKE_BACK_SEAL, _TAKE_BACK, *by_address, *_BY_SOCKET)
+    found = {**_NETDEV, "netdev chain classify": classify}
+    for place in (place for version in (4, 6) for place in by_prefix(maps, version) if place.startswith("prefixes")):
+        kind = f"type ipv{place[-1]}_addr : classid"
+        found[f"netdev map {place}"] = (kind, "flags interval") if place in INTERVALS else (kind,)
     for at, device in enumerate(devices):
         hook = f'type filter hook egress device "{device}" priority 0; policy accept;'
         found[f"netdev chain egress{at}"] = (hook, "goto classify")
@@ -189,7 +212,7 @@ def differences(wanted: Rules, actual: Rules | None) -> tuple[Edit, ...]:
 def diff(wanted: Rules, actual: Rules | None) -> tuple[Edit, ...]:
     """Return what is to be done so that the kernel has the wanted rules; nothing where it has them.
 
-    A table whose declarations differ is made anew, with all its elements.
+    A table in which a declaration is another one is made anew, with all its elements.
     """
     edits = differences(wanted, actual)
     rebuilt = _to_rebuild(edits)
@@ -206,8 +229,20 @@ def _frame_edits(wanted: Frame, held: Frame) -> Iterator[Edit]:
 
 
 def _to_rebuild(edits: Sequence[Edit]) -> set[str]:
-    """Return the tables whose declarations differ."""
-    return {edit.family for edit in edits if edit.key is None and edit.place.split(" ")[1] != "chain"}
+    """Return the tables that are not ours yet, and those in which something is declared in another way."""
+    return {
+        edit.family
+        for edit in edits
+        if edit.key is None and (edit.place.endswith(" table") or (not _is_chain(edit.place) and _is_repair(edit)))
+    }
+
+
+def _is_chain(place: str) -> bool:
+    return place.split(" ")[1] == "chain"
+
+
+def _is_repair(edit: Edit) -> bool:
+    return edit.before is not None and edit.after is not None
 
 
 def _element_edits(place: str, rules: Rules, held: Elements) -> Iterator[Edit]:
@@ -243,9 +278,12 @@ def script(edits: Sequence[Edit], wanted: Rules, actual: Rules | None, *, cgroup
         if family in rebuilt:
             lines += [f"table {family} {TABLE}", f"delete table {family} {TABLE}", *_block(family, names, wanted.frame)]
         elif any(edit.key is None and edit.family == family for edit in edits):
-            chains = [name.split(" ")[2] for name in held if name.startswith(f"{family} chain ")]
-            lines += [f"flush table {family} {TABLE}", *(f"delete chain {family} {TABLE} {name}" for name in chains)]
-            lines += _block(family, [name for name in names if " chain " in name], wanted.frame)
+            gone = [name for name in held if name.startswith(f"{family} ") and name not in wanted.frame]
+            gone += [name for name in names if _is_chain(name) and name in held]
+            lines.append(f"flush table {family} {TABLE}")
+            lines += [f"delete {kind} {family} {TABLE} {name}" for _, kind, name in map(str.split, sorted(gone))]
+            made = [name for name in names if _is_chain(name) or name not in held]
+            lines += _block(family, made, wanted.frame)
     by_place: dict[str, list[Edit]] = {}
     for edit in edits:
         by_place.setdefault(edit.place, []).append(edit)

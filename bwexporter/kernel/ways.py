@@ -7,14 +7,14 @@ and no rule before it. Does not know: how a packet is sent, where it went.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE
 from bwexporter.kernel.claims import Claim
 from bwexporter.kernel.probe import SMALLEST_BYTES, Address, Probe
-from bwexporter.kernel.rules import ADDRESSES, CGROUPS, Interval, Key, Rules, key_text
+from bwexporter.kernel.rules import CGROUPS, Interval, Key, Rules, by_prefix, key_text, length_of
 
 _NOBODY = 65_534
 _NOWHERE = int(ipaddress.IPv4Address("192.0.2.1"))  # TEST-NET-1
@@ -55,13 +55,9 @@ def ways(claims: Sequence[Claim], rules: Rules) -> dict[int, list[Way]]:
 def _kind(place: str) -> str:
     if place.startswith(CGROUPS):
         return "the control group"
-    return {
-        "marks": "the mark",
-        "addresses4": "the address",
-        "prefixes4": "the address",
-        "addresses6": "the IPv6 address",
-        "prefixes6": "the IPv6 address",
-    }.get(place, "the user")
+    if place.startswith(("addresses", "prefixes")):
+        return "the address" if place.endswith("4") else "the IPv6 address"
+    return "the mark" if place == "marks" else "the user"
 
 
 def _way(kind: str, place: str, key: Key, rules: Rules) -> Way | None:
@@ -74,11 +70,10 @@ def _way(kind: str, place: str, key: Key, rules: Rules) -> Way | None:
     elif kind == "the user":
         probe = probe._replace(uid=key[0] if isinstance(key, tuple) else _whole(key))
     else:
-        number = _whole(key) if place in ADDRESSES else _within(key, rules.maps[place.replace("prefixes", "addresses")])
-        if number is None:
+        source = _source(place, key, rules)
+        if source is None:
             return None
-        version = ipaddress.IPv4Address if place.endswith("4") else ipaddress.IPv6Address
-        probe = probe._replace(source=version(number))
+        probe = probe._replace(source=source)
         return Way(f"{kind} {probe.source}", probe)
     return Way(f"{kind} {probe.uid if probe.uid is not None else key_text(place, key)}", probe)
 
@@ -88,12 +83,30 @@ def _whole(key: Key) -> int:
     return key
 
 
-def _within(key: Key, singles: Collection[Key]) -> int | None:
-    """Return an address from the middle of an interval that is not somebody's own."""
-    assert isinstance(key, tuple)  # noqa: S101  # a map of intervals
-    first, last = key
+def _source(place: str, key: Key, rules: Rules) -> Address | None:
+    """Return an address that is a key, or from the middle of what a key holds, and is not somebody else's."""
+    version = 4 if place.endswith("4") else 6
+    length = length_of(place)
+    first, last = key if isinstance(key, tuple) else (_whole(key),) * 2
+    if length is not None:
+        last = first + (1 << (32 if version == 4 else 128) - length) - 1
     middle = first + (last - first) // 2
-    return next((number for number in islice(range(middle, last + 1), _TRIES) if number not in singles), None)
+    for number in islice(range(middle, last + 1), _TRIES):
+        if _place_of(number, version, rules) == place:
+            return ipaddress.IPv4Address(number) if version == 4 else ipaddress.IPv6Address(number)
+    return None
+
+
+def _place_of(number: int, version: int, rules: Rules) -> str | None:
+    """Return the map in which the rules find an address first."""
+    bits = 32 if version == 4 else 128
+    for place in by_prefix(rules.maps, version):
+        length = length_of(place)
+        key = number if length is None else number >> bits - length << bits - length
+        intervals = (one for one in rules.maps[place] if isinstance(one, tuple))
+        if key in rules.maps[place] or (length is None and _held(number, intervals)):
+            return place
+    return None
 
 
 def _nobody(rules: Rules) -> int | None:
@@ -105,9 +118,7 @@ def _nobody(rules: Rules) -> int | None:
 
 def _of_the_node(uid: int | None, rules: Rules) -> Iterator[Way]:
     """Yield the way of a user from an address that nobody claims: the node's own may be a slice's."""
-    held = [key for key in rules.maps["prefixes4"] if isinstance(key, tuple)]
-    addresses = range(_NOWHERE, _NOWHERE + 254)
-    free = (number for number in addresses if number not in rules.maps["addresses4"] and not _held(number, held))
+    free = (number for number in range(_NOWHERE, _NOWHERE + 254) if _place_of(number, 4, rules) is None)
     for number in islice(free, 1 if uid is not None else 0):
         source = ipaddress.IPv4Address(number)
         yield Way(f"the user {uid} from {source}", Probe("", SMALLEST_BYTES, uid=uid, source=source))

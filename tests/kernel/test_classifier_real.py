@@ -575,7 +575,7 @@ def test_one_slice_more_writes_its_elements_alone(node: Node) -> None:
     ("disturbance", "drift"),
     [
         ("nft delete element netdev bwexporter marks { 5 }", 1),
-        ("nft delete element netdev bwexporter prefixes4 { 10.1.0.0/16 }", 1),
+        ("nft delete element netdev bwexporter prefixes16_4 { 10.1.0.0 }", 1),
         ("nft flush map netdev bwexporter uids", 2),
         ("nft flush set netdev bwexporter exempt4", 1),
         ("nft add element netdev bwexporter uids { 88 : 1:1001 }", 1),
@@ -701,10 +701,15 @@ def test_without_the_program_nft_it_says_what_to_install(node: Node) -> None:
 
 
 def test_whatever_changes_the_kernel_ends_up_with_what_is_wanted(node: Node) -> None:
-    """Random nested prefixes and ranges of users come and go; nft takes every transaction."""
-    dice = random.Random(7)
+    """Random nested prefixes, of few lengths or of many, and ranges of users come and go; nft takes every transaction.
 
-    def some_claims() -> list[Claim]:
+    A connection that is remembered is remembered through all of it.
+    """
+    dice = random.Random(7)
+    node.apply()
+    run("nft add element netdev bwexporter flows { 1:2 : 1:1001 }")
+
+    def some_claims(*, few: bool) -> list[Claim]:
         return [
             Claim(
                 f"s{number}",
@@ -713,8 +718,12 @@ def test_whatever_changes_the_kernel_ends_up_with_what_is_wanted(node: Node) -> 
                 mark=dice.randrange(1, 40),
                 prefixes=tuple(
                     {ipaddress.ip_network((dice.getrandbits(32), length), strict=False) for length in (1, 8, 20, 32)}
-                    | {ipaddress.ip_network((10 << 24, dice.randrange(8, 33)))}
-                    | {ipaddress.ip_network((dice.getrandbits(2) << 126, dice.randrange(129)), strict=False)},
+                    | {ipaddress.ip_network((10 << 24, 8 if few else dice.randrange(8, 33)))}
+                    | {
+                        ipaddress.ip_network(
+                            (dice.getrandbits(2) << 126, 64 if few else dice.randrange(129)), strict=False
+                        )
+                    }
                 ),
                 uids=((first := dice.randrange(0, 2**32 - 2), first + dice.randrange(2)), (number, number)),
             )
@@ -724,10 +733,11 @@ def test_whatever_changes_the_kernel_ends_up_with_what_is_wanted(node: Node) -> 
 
     for _ in range(15):
         exempt = [ipaddress.ip_network((dice.getrandbits(32), dice.randrange(1, 33)), strict=False) for _ in range(5)]
-        rules = wanted(some_claims(), ["v0"], exempt)
+        rules = wanted(some_claims(few=dice.random() < 0.7), ["v0"], exempt)
         outcome = node.classifier.apply(rules)
         assert (outcome.drift, outcome.problems) == (0, ())
         assert diff(rules, Classifier().read(rules)) == ()
+        assert "1:2 " in run("nft list map netdev bwexporter flows")
 
 
 def test_ten_thousand_slices_come_and_half_go_in_seconds_and_one_more_comes_at_once(node: Node) -> None:
