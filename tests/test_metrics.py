@@ -14,13 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from bwexporter import __version__
 from bwexporter.core.lanes import UNLIMITED, Act, Instant, Traffic
-from bwexporter.core.report import Report, SliceInfo, SourceStatus
+from bwexporter.core.report import DeviceReport, Report, SliceInfo, SourceStatus
 from bwexporter.errors import BwexporterError
-from bwexporter.metrics import Collector, Exposition, every_family, metrics_table
+from bwexporter.metrics import Collector, Exposition, Rendered, every_family, metrics_table
+from bwexporter.metrics.rendered import KEPT_TURNS
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, changes_of, device_report, outcomes_of, report
 
 Series = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
@@ -325,6 +327,10 @@ lanes = st.builds(
     traffic=st.sampled_from(Traffic),
     used_bytes=numbers,
     sent_bytes=numbers,
+    overlimits=numbers,
+    threshold_bytes=numbers,
+    ceiling_bytes_per_second=numbers,
+    shadow=st.booleans(),
     period_end_at=st.floats(0, 4e9),
     allowance_bytes=st.one_of(st.just(UNLIMITED), numbers),
     enforced_ceiling_bytes_per_second=st.one_of(st.just(-1), numbers),
@@ -344,31 +350,111 @@ turns = st.lists(devices.map(lambda found: report(*found)), min_size=1, max_size
 
 
 def lane_by_lane(told: Report) -> Series:
-    """Return some of the lane series of a report, row by row: what the rendering has to equal."""
+    """Return every lane series of a report, figure by figure: what the rendering has to equal."""
     found: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
     for device in told.devices:
-        accounts = device.ledger.accounts
         for row, lane in enumerate(device.tariffs.lanes):
-            allowance = int(device.verdicts.allowance_bytes[row])
-            ceiling = int(device.enforced_ceiling_bytes_per_second[row])
-            figures: dict[str, float | None] = {
-                "sent_bytes_total": int(accounts.sent_bytes[row]),
-                "period_used_bytes": int(accounts.used_bytes[row]),
-                "period_end_timestamp_seconds": float(accounts.period_end_at[row]),
-                "period_allowance_bytes": math.inf if allowance >= UNLIMITED else allowance,
-                "ceiling_bytes_per_second": None if ceiling < 0 else ceiling,
-                "capped": int(device.verdicts.capped[row]),
-                "seconds_to_allowance": float(device.seconds_to_allowance[row]),
-            }
             labels = frozenset({("device", lane.device), ("slice", lane.slice_name), ("traffic", lane.traffic.value)})
-            for name, figure in figures.items():
+            for name, figure in figures_of(told, device, row).items():
                 if figure is not None:
                     found[f"bwexporter_slice_{name}", labels] = figure
     return found
 
 
+def figures_of(told: Report, device: DeviceReport, row: int) -> Mapping[str, float | None]:
+    """Return what each lane family says of one lane; None where it says nothing."""
+    accounts, verdicts, tariffs = device.ledger.accounts, device.verdicts, device.tariffs
+    allowance, ceiling = int(verdicts.allowance_bytes[row]), int(device.enforced_ceiling_bytes_per_second[row])
+    unlimited = allowance >= UNLIMITED
+    return {
+        "sent_bytes_total": int(accounts.sent_bytes[row]),
+        "sent_packets_total": int(accounts.sent_packets[row]),
+        "dropped_packets_total": int(accounts.dropped_packets[row]),
+        "overlimit_total": int(accounts.overlimits[row]),
+        "backlog_bytes": int(device.backlog_bytes[row]),
+        "period_used_bytes": int(accounts.used_bytes[row]),
+        "period_allowance_bytes": math.inf if unlimited else allowance,
+        "period_threshold_bytes": math.inf if unlimited else int(verdicts.threshold_bytes[row]),
+        "period_start_timestamp_seconds": round(float(accounts.period_start_at[row]), 3),
+        "period_end_timestamp_seconds": round(float(accounts.period_end_at[row]), 3),
+        "full_rate_bytes_per_second": int(tariffs.full_bytes_per_second[row]),
+        "guarantee_bytes_per_second": int(verdicts.guarantee_bytes_per_second[row]),
+        "floor_bytes_per_second": int(verdicts.floor_bytes_per_second[row]),
+        "ceiling_bytes_per_second": None if ceiling < 0 else ceiling,
+        "intended_ceiling_bytes_per_second": int(verdicts.ceiling_bytes_per_second[row]),
+        "capped": int(verdicts.capped[row]),
+        "shadow": int(tariffs.shadow[row] or not told.enforcing),
+        "seconds_to_threshold": round(float(device.seconds_to_threshold[row]), 1),
+        "seconds_to_allowance": round(float(device.seconds_to_allowance[row]), 1),
+    }
+
+
+def infos(series: Series) -> set[tuple[str, frozenset[tuple[str, str]]]]:
+    """Return the series of slice_info."""
+    return {key for key in series if key[0] == "bwexporter_slice_info"}
+
+
+def read_open_metrics(rendered: Rendered) -> Series:
+    """Read the OpenMetrics form as prometheus_client's strict parser does."""
+    return samples(open_metrics_families(b"".join(rendered.parts(open_metrics=True)).decode()))
+
+
 class TestReaders:
     """All who read the exposition read the same."""
+
+    def test_open_metrics_has_units_counters_without_total_and_an_end(self) -> None:
+        """The heads are those of OpenMetrics 1.0; the lines are those of the text."""
+        text = b"".join(Exposition(["eth0"]).render(report(device_report())).parts(open_metrics=True)).decode()
+
+        assert text.startswith(
+            "# HELP bwexporter_slice_sent_bytes Bytes sent over the life of the account, as the kernel counts them.\n"
+            "# TYPE bwexporter_slice_sent_bytes counter\n"
+            "# UNIT bwexporter_slice_sent_bytes bytes\n"
+            'bwexporter_slice_sent_bytes_total{device="eth0",slice="alice",traffic="normal"} 0\n',
+        )
+        assert text.endswith("} 1.0\n# EOF\n")
+        assert 'bwexporter_turn_duration_seconds_bucket{le="0.005"} 0.0\n' in text
+
+    def test_names_restrict_the_families(self) -> None:
+        """A family's name gives the family, a series' name of a histogram that series, a strange one nothing."""
+        rendered = Exposition(["eth0"]).render(report(device_report()))
+        asked = ["bwexporter_up", "bwexporter_turn_duration_seconds_count", "bwexporter_x", "up\ud800"]
+        told = read(b"".join(rendered.parts(names=asked)))
+        histogram = read(b"".join(rendered.parts(names=["bwexporter_turn_duration_seconds"])))
+
+        assert {name for name, _ in told} == {"bwexporter_up", "bwexporter_turn_duration_seconds_count"}
+        assert "bwexporter_turn_duration_seconds_bucket" in {name for name, _ in histogram}
+        assert rendered.parts(names=["nothing"]) == []
+
+    def test_families_that_are_switched_off_are_in_neither_form(self) -> None:
+        """Whoever pays for series leaves out those that nobody looks at; the collector leaves them out too."""
+        off = ["bwexporter_slice_backlog_bytes", "bwexporter_up", "bwexporter_turns_total"]
+        exposition = Exposition(["eth0"], off=off)
+        rendered = exposition.render(report(device_report()))
+        for form in (rendered.text, b"".join(rendered.parts(open_metrics=True))):
+            assert not [name for name in off if f"{name}{{".encode() in form or f"{name} ".encode() in form]
+        assert b"bwexporter_slice_sent_bytes_total{" in rendered.text
+        names = {sample.name for family in Collector(exposition).collect() for sample in family.samples}
+        assert "bwexporter_slice_sent_bytes_total" in names
+        assert not names & set(off)
+
+    def test_a_family_that_is_not_there_cannot_be_switched_off(self) -> None:
+        """The error names what was written and the nearest name."""
+        with pytest.raises(BwexporterError, match="did you mean bwexporter_slice_backlog_bytes"):
+            Exposition(off=["bwexporter_slice_backlog_byte"])
+
+    def test_gzip_is_made_ahead_once_somebody_has_asked_for_it(self) -> None:
+        """The first who asks has it made; from then on each turn does, until nobody has asked for a while."""
+        exposition = Exposition()
+        first = exposition.current.gzip_at_hand(open_metrics=True)
+        ready = exposition.render(report(device_report())).gzip_at_hand(open_metrics=True)
+        for _ in range(KEPT_TURNS + 1):
+            exposition.render(report(device_report()))
+
+        assert first is None
+        assert ready is not None
+        assert gzip.decompress(ready).endswith(b"# EOF\n")
+        assert exposition.current.gzip_at_hand(open_metrics=True) is None
 
     @given(turns)
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -384,9 +470,9 @@ class TestReaders:
         columns = lane_by_lane(told[-1])
 
         assert text == samples(registry.collect())
-        assert {key: text[key] for key in columns} == pytest.approx(columns, rel=0, abs=0.051)  # forecasts are rounded
-        names = {name for name, _ in columns}
-        assert {key for key in text if key[0] in names} == set(columns)
+        assert {key: text[key] for key in columns} == columns
+        assert {key for key in text if key[0].startswith("bwexporter_slice_")} - infos(text) == set(columns)
+        assert read_open_metrics(rendered) == read(rendered.text)
 
     def test_the_collector_has_the_types_and_helps_of_the_text(self) -> None:
         """Families agree in name, type and help, and all of them stand in the catalogue."""
@@ -421,7 +507,7 @@ class TestReaders:
         exposition = Exposition()
         rendered = exposition.render(report(device_report()))
 
-        assert gzip.decompress(rendered.gzip) == rendered.text
+        assert gzip.decompress(rendered.gzip()) == rendered.text
         assert exposition.current is rendered
 
     def test_promtool_finds_nothing_to_say(self) -> None:

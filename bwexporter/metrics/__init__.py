@@ -2,6 +2,7 @@
 
 from bwexporter.metrics.catalogue import every_family, metrics_table
 from bwexporter.metrics.collector import Collector
-from bwexporter.metrics.exposition import Exposition, Rendered
+from bwexporter.metrics.exposition import Exposition, check_labels, check_names
+from bwexporter.metrics.rendered import Rendered
 
-__all__ = ["Collector", "Exposition", "Rendered", "every_family", "metrics_table"]
+__all__ = ["Collector", "Exposition", "Rendered", "check_labels", "check_names", "every_family", "metrics_table"]

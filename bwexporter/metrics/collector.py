@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import TypeVar
 
 from prometheus_client import Metric
 from prometheus_client.registry import Collector as RegistryCollector
@@ -25,6 +26,8 @@ from bwexporter.metrics.catalogue import (
 )
 from bwexporter.metrics.exposition import Exposition
 
+AnyFamily = TypeVar("AnyFamily", bound=Family)
+
 
 class Collector(RegistryCollector):
     """Collects what the exposition last published; register it with `registry.register(Collector(exposition))`."""
@@ -35,19 +38,27 @@ class Collector(RegistryCollector):
     def collect(self) -> Iterable[Metric]:
         """Yield every family with its samples, made new each time: what is gone disappears."""
         standing = self._exposition.standing
-        for lane_family in LANE_FAMILIES:
+        for lane_family in self._shown(LANE_FAMILIES):
             yield _metric(lane_family, _lane_samples(lane_family, standing))
-        for family in (self._exposition.info, *STANDING_FAMILIES):
+        for family in self._shown((self._exposition.info, *STANDING_FAMILIES)):
             yield _metric(family, family.samples(standing))
-        yield from self._exposition.instruments.collect()
+        yield from self._own()
 
     def describe(self) -> Iterable[Metric]:
         """Yield every family without a sample, so that a registry knows the names."""
-        for family in (*LANE_FAMILIES, self._exposition.info, *STANDING_FAMILIES):
+        for family in self._shown((*LANE_FAMILIES, self._exposition.info, *STANDING_FAMILIES)):
             yield _metric(family, ())
-        for own in self._exposition.instruments.collect():
+        for own in self._own():
             own.samples = []
             yield own
+
+    def _shown(self, families: Iterable[AnyFamily]) -> Iterator[AnyFamily]:
+        return (family for family in families if family.name not in self._exposition.off)
+
+    def _own(self) -> Iterator[Metric]:
+        for metric in self._exposition.instruments.collect():
+            if not {metric.name, f"{metric.name}_total"} & self._exposition.off:
+                yield metric
 
 
 def _lane_samples(family: LaneFamily, standing: Standing) -> Iterator[Sample]:

@@ -6,35 +6,30 @@ HTTP. The thread of a scrape reads `current` only, which is replaced by one assi
 
 from __future__ import annotations
 
-import gzip
+import difflib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
-from prometheus_client import generate_latest
+from prometheus_client import Metric, generate_latest
+from prometheus_client.registry import Collector
 
 from bwexporter.core.report import Report
 from bwexporter.errors import BwexporterError
-from bwexporter.metrics.catalogue import Standing, StandingFamily, info_family
+from bwexporter.metrics.catalogue import Standing, StandingFamily, every_family, info_family
 from bwexporter.metrics.instruments import Instruments, process_registry
 from bwexporter.metrics.render import Renderer
+from bwexporter.metrics.rendered import Demand, Piece, Rendered, heads
 
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """One exposition, text format 0.0.4, plain and as gzip."""
-
-    text: bytes
-    gzip: bytes
 
 
 class Exposition:
     """Everything that is published, from the first moment on: before the first turn, `up` is 0.
 
     `devices` are those whose counters are shown as 0 from the start. `owner_email` and `record_labels` say which labels
-    of a slice's record slice_info shows. Raises BwexporterError where a record label cannot be a label.
+    of a slice's record slice_info shows. `off` names families that are left out. Raises BwexporterError where a record
+    label cannot be a label, or there is no such family.
     """
 
     def __init__(
@@ -43,13 +38,17 @@ class Exposition:
         *,
         owner_email: bool = False,
         record_labels: Sequence[str] = (),
+        off: Collection[str] = (),
     ) -> None:
-        _check_labels(record_labels)
+        check_labels(record_labels)
+        check_names(off)
+        self.off = frozenset(off)
         self.info: StandingFamily = info_family(owner_email=owner_email, record_labels=tuple(record_labels))
         self.instruments = Instruments(devices)
         self.standing = Standing()
-        self._renderer = Renderer(self.info)
+        self._renderer = Renderer(self.info, self.off)
         self._process = process_registry()
+        self._demand = Demand()
         self._current = self._rendered()
 
     @property
@@ -89,13 +88,45 @@ class Exposition:
         return self._current
 
     def _rendered(self) -> Rendered:
-        parts = self._renderer.pieces(self.standing)
-        parts += [generate_latest(self.instruments), generate_latest(self._process)]
-        text = b"".join(parts)
-        return Rendered(text, gzip.compress(text, compresslevel=1, mtime=0))
+        own = [*self.instruments.collect(), *self._process.collect()]
+        pieces = (_piece(metric) for metric in own)
+        lines = [*self._renderer.pieces(self.standing), *(piece for piece in pieces if piece.name not in self.off)]
+        rendered = Rendered(lines, self._demand)
+        for open_metrics in self._demand.next_turn():
+            rendered.gzip(open_metrics=open_metrics)
+        return rendered
 
 
-def _check_labels(record_labels: Sequence[str]) -> None:
+class _One(Collector):
+    """A single family, for prometheus_client to render."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield it."""
+        yield self._metric
+
+
+def _piece(metric: Metric) -> Piece:
+    """Let prometheus_client render one of its own families; its lines are the same in both formats."""
+    name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+    lines = [line for line in generate_latest(_One(metric)).splitlines(keepends=True) if not line.startswith(b"#")]
+    return Piece(name, *heads(name, metric.type, metric.unit, metric.documentation), (b"".join(lines),))
+
+
+def check_names(names: Collection[str]) -> None:
+    """Raise BwexporterError where a name is no family's."""
+    known = [family.name for family in every_family()]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; the README lists the families"
+            raise BwexporterError(f"metrics.off names {name!r}, and there is no such family{hint}")
+
+
+def check_labels(record_labels: Sequence[str]) -> None:
+    """Raise BwexporterError where a label of slices' records cannot be one of slice_info."""
     taken = {"slice", "id", "source", "owner_email"}
     for label in record_labels:
         if label in taken or not _LABEL.fullmatch(label):

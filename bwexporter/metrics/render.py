@@ -1,8 +1,8 @@
-"""From the catalogue's columns to text format 0.0.4, once a full turn.
+"""From the catalogue's columns to the lines of the exposition, once a full turn.
 
-Turns a standing into bytes. Knows: the text format (prometheus.io, exposition formats), and what can be kept from turn
-to turn: the label block of each lane, a template a family, the text of families whose values did not change.
-Does not know: what any figure means, prometheus_client, who reads the bytes.
+Turns a standing into pieces, a family each. Knows: the text format (prometheus.io, exposition formats), and what can be
+kept from turn to turn: the label block of each lane, a template a family, the text of families whose values did not
+change. Does not know: what any figure means, prometheus_client, who reads the bytes.
 
 Kept templates filled by one `%` a family are some 60 times as fast as prometheus_client's Gauges.
 """
@@ -10,7 +10,7 @@ Kept templates filled by one `%` a family are some 60 times as fast as prometheu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,7 @@ from bwexporter.metrics.catalogue import (
     Standing,
     StandingFamily,
 )
+from bwexporter.metrics.rendered import Piece, heads
 
 
 @dataclass(slots=True)
@@ -40,25 +41,24 @@ class _Kept:
 
 
 class Renderer:
-    """Renders the families of the report; one thread uses it."""
+    """Renders the families of the report, but for those that are switched `off`; one thread uses it."""
 
-    def __init__(self, info: StandingFamily) -> None:
-        self._families = (info, *STANDING_FAMILIES)
+    def __init__(self, info: StandingFamily, off: Collection[str] = ()) -> None:
+        self._lane_families = [(family, _heads(family)) for family in LANE_FAMILIES if family.name not in off]
+        self._families = [(family, _heads(family)) for family in (info, *STANDING_FAMILIES) if family.name not in off]
         self._kept: dict[str, _Kept] = {}
         self._samples: dict[str, tuple[list[Sample], bytes]] = {}
 
-    def pieces(self, standing: Standing) -> list[bytes]:
-        """Return the text, family by family, to be joined; every line ends with a line feed."""
-        parts: list[bytes] = []
+    def pieces(self, standing: Standing) -> list[Piece]:
+        """Return the families in the order of the catalogue."""
         if standing.report is not None:
             self._keep_lanes(standing.report)
-        for family in LANE_FAMILIES:
-            parts.append(_head(family))
-            if standing.report is not None:
-                parts.extend(self._lanes_text(family, standing.report))
-        for other in self._families:
-            parts += [_head(other), self._samples_text(other, standing)]
-        return parts
+        of_lanes = [
+            Piece(family.name, *both, self._lanes_text(family, standing.report) if standing.report is not None else ())
+            for family, both in self._lane_families
+        ]
+        others = [Piece(family.name, *both, (self._samples_text(family, standing),)) for family, both in self._families]
+        return of_lanes + others
 
     def _keep_lanes(self, report: Report) -> None:
         """Keep what belongs to lanes that stayed, begin anew where they changed, forget devices that are gone."""
@@ -70,10 +70,10 @@ class Renderer:
                 kept = _keep(lanes)
             self._kept[device.device] = kept
 
-    def _lanes_text(self, family: LaneFamily, report: Report) -> Iterable[bytes]:
-        for device in report.devices:
-            kept = self._kept[device.device]
-            yield _column_text(family, family.column(report, device), kept)
+    def _lanes_text(self, family: LaneFamily, report: Report) -> Sequence[bytes]:
+        return [
+            _column_text(family, family.column(report, device), self._kept[device.device]) for device in report.devices
+        ]
 
     def _samples_text(self, family: StandingFamily, standing: Standing) -> bytes:
         samples = list(family.samples(standing))
@@ -132,8 +132,8 @@ def _infinities(text: bytes) -> bytes:
     return text.replace(b" inf\n", b" +Inf\n")
 
 
-def _head(family: Family) -> bytes:
-    return f"# HELP {family.name} {family.text}\n# TYPE {family.name} {family.kind.value}\n".encode()
+def _heads(family: Family) -> tuple[bytes, bytes]:
+    return heads(family.name, family.kind.value, family.unit, family.text)
 
 
 def _block(labels: tuple[str, ...], values: tuple[str, ...]) -> str:

@@ -35,7 +35,7 @@ from bwexporter.kernel import wire
 from bwexporter.kernel.htb import Device
 from bwexporter.kernel.sockets import Requests
 from bwexporter.kernel.tree import FIRST_LANE_MINOR
-from bwexporter.metrics import Exposition
+from bwexporter.metrics import Exposition, Rendered
 from bwexporter.metrics.catalogue import LANE_FAMILIES
 from bwexporter.roster import Roster
 from bwexporter.state import open_state
@@ -69,8 +69,8 @@ class Ours:
         now, facts = read_clocks(), self.door.facts()
         roster = Roster(config, {device: facts}, dict, time.time)
         self.roll = roster.call(anew=False)
-        state = open_state(config.state, now_wall_seconds=now.wall_seconds)
-        self.turns = Turns("node", state, self.roll.pace, time.perf_counter)
+        self.state = open_state(config.state, now_wall_seconds=now.wall_seconds)
+        self.turns = Turns("node", self.state, self.roll.pace, time.perf_counter)
         tariffs, rules = self.roll.tariffs[device]
         ledger = open_ledger(device, facts.ifindex, now)
         self.turns.enlist(Desk(device, self.door, self.roll.trees[device], tariffs, rules, ledger))
@@ -205,7 +205,7 @@ class Ours:
             self.turn(1)
             standing = replace(self.exposition.standing, report=self.report)
             with stopwatch.part("text"):
-                b"".join(self.exposition._renderer.pieces(standing))
+                _ = Rendered(self.exposition._renderer.pieces(standing)).text
             all_taken.append(stopwatch.taken)
         return all_taken
 
@@ -221,7 +221,10 @@ class Ours:
         self._publish()
         listening = socket.create_server(("127.0.0.1", PORT))
         app = build_app(
-            exposition=lambda: self.exposition.current, last_report=lambda: self.report, ready=lambda: (True, "")
+            exposition=lambda: self.exposition.current,
+            last_report=lambda: self.report,
+            ready=lambda: (True, ""),
+            store=self.state,
         )
         Server(app, [listening]).start()
         return PORT
