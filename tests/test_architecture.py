@@ -31,6 +31,8 @@ DOORS = {
     "apscheduler": {"bwexporter.daemon"},
     "httpx": {"bwexporter.fetch"},
     "psutil": {"bwexporter.apmon"},
+    "jinja2": {"bwexporter.web"},
+    "markupsafe": {"bwexporter.web"},
     "prometheus_client": {"bwexporter.metrics"},
     "pyroute2": {"bwexporter.kernel", "bwexporter.demo"},
     "sqlite3": {"bwexporter.state"},

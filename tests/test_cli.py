@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import socket
 import subprocess
@@ -18,10 +17,11 @@ from bwexporter.cli import table
 from bwexporter.cli.main import main
 from bwexporter.core.lanes import Reason, Traffic
 from bwexporter.core.report import Report
+from bwexporter.state import open_state
 from bwexporter.web import api
-from bwexporter.web.app import build_app
 from bwexporter.web.server import Server, bind
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
+from tests.web import Facts, app_of
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 COMMANDS = ("run", "check", "slices", "status", "demo")
@@ -219,13 +219,9 @@ class TestSlices:
 class Told:
     """A bwexporter that has told a turn, or none yet."""
 
-    def __init__(self, told: Report | None) -> None:
-        self.text = b""
-        self.gzip = gzip.compress(b"")
-        self._server = Server(
-            build_app(exposition=lambda: self, last_report=lambda: told, ready=lambda: (True, "Turns run.")),
-            [listening := bind("127.0.0.1:0")],
-        )
+    def __init__(self, told: Report | None, state: Path) -> None:
+        self._state = open_state(state, now_wall_seconds=NOW_WALL_SECONDS)
+        self._server = Server(app_of(Facts(self._state, report=told)), [listening := bind("127.0.0.1:0")])
         self.port = listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._server.start()
@@ -233,6 +229,7 @@ class Told:
     def stop(self) -> None:
         """Answer no more."""
         self._server.stop()
+        self._state.close()
 
 
 LANES = (
@@ -244,9 +241,9 @@ LANES = (
 
 
 @pytest.fixture
-def told() -> Iterator[Told]:
+def told(tmp_path: Path) -> Iterator[Told]:
     """Run a bwexporter that has told a turn."""
-    server = Told(report(device_report(LANES)))
+    server = Told(report(device_report(LANES)), tmp_path / "told.db")
     yield server
     server.stop()
 
@@ -297,9 +294,9 @@ class TestStatus:
         assert (done.code, done.out) == (1, "")
         assert done.err == f"bwexporter: no bwexporter answers at {url} (Connection refused); is it running?\n"
 
-    def test_no_turn_has_ended_yet(self, bwexporter: Bwexporter) -> None:
+    def test_no_turn_has_ended_yet(self, bwexporter: Bwexporter, tmp_path: Path) -> None:
         """It says so, and that asking again helps."""
-        starting = Told(None)
+        starting = Told(None, tmp_path / "told.db")
         done = bwexporter("status", "--url", starting.url)
         starting.stop()
         assert done.code == 1

@@ -138,6 +138,7 @@ class Node:
             exposition=lambda: self._exposition.current,
             last_report=lambda: self._daemon.last_report,
             ready=self._daemon.ready,
+            store=self._state,
         )
         server = Server(app, sockets)
         control = self._control()
