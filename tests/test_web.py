@@ -438,7 +438,9 @@ class TestOneSlice:
         (lane,) = answer["lanes"]
 
         assert lane["why"].startswith("Within its volume: 0 B of 1.00 GB used")
-        assert [event["at"] for event in answer["events"]] == [NOW_WALL_SECONDS - 60 * number for number in range(5)]
+        assert [event["at_timestamp_seconds"] for event in answer["events"]] == [
+            NOW_WALL_SECONDS - 60 * number for number in range(5)
+        ]
         assert "Over the threshold of 800 MB" in answer["events"][0]["sentence"]
 
     def test_names_with_slashes_and_blanks_are_found(self, get: Get) -> None:

@@ -56,7 +56,7 @@ HEAD_FIELDS: Mapping[str, _Schema] = {
     "troubles": {"type": "object", "description": "By device, what kept it from being read."},
 }
 EVENT_FIELDS: Mapping[str, _Schema] = {
-    "at": _field("number", "Unix time."),
+    "at_timestamp_seconds": _field("number", "Unix time."),
     "kind": _field("string", "What happened: verdict, ceiling, period_rolled, counter_restarted and others."),
     "device": _field("string", "The network device; null for what concerns the node.", nullable=True),
     "slice": _field("string", "The slice; null for what concerns the device or the node.", nullable=True),
