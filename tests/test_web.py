@@ -6,6 +6,8 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,13 @@ class TestPaths:
         assert (waiting.status_code, waiting.text) == (503, "the first turn has not ended yet\n")
         assert (get("/-/ready").status_code, get("/-/ready").text) == (200, "turns run\n")
         assert get("/-/healthy").status_code == 200
+
+    def test_an_answer_has_the_date_of_the_moment(self, get: Callable[..., httpx.Response]) -> None:
+        """It is reckoned when somebody asks: an idle server does nothing at all."""
+        before = datetime.now(UTC).replace(microsecond=0)
+        date = parsedate_to_datetime(get("/-/healthy").headers["date"])
+
+        assert before <= date <= datetime.now(UTC)
 
     @pytest.mark.parametrize("path", PATHS)
     def test_head_gives_the_headers_of_get_without_the_body(self, daemon: Facts, url: str, path: str) -> None:

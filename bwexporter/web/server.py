@@ -12,6 +12,8 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from email.utils import formatdate
 from functools import partial
 from typing import Any
 
@@ -113,7 +115,7 @@ class Server:
 
     def stop(self, timeout_seconds: float = 3.0) -> None:
         """Stop to answer: running answers have a second to end, and nothing is waited for beyond the timeout."""
-        self._server.should_exit = True
+        self._server.end()
         if self._thread.ident is not None:
             self._thread.join(timeout_seconds)
         for listening in self._sockets:
@@ -121,7 +123,26 @@ class Server:
 
 
 class _PunctualServer(uvicorn.Server):
-    """Ends in time although clients hold their connections: what is not read within the grace is dropped."""
+    """Sleeps until somebody calls, and ends in time although clients hold their connections.
+
+    uvicorn's own loop looks ten times a second whether it should end, which costs an idle node more than its turns.
+    What is not read within the grace is dropped.
+    """
+
+    _ending: asyncio.Event | None = None
+
+    async def main_loop(self) -> None:
+        """Sleep until `end`."""
+        self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
+        if not self.should_exit:
+            await self._ending.wait()
+
+    def end(self) -> None:
+        """Tell the server to end, from any thread and at any time."""
+        self.should_exit = True
+        if self._ending is not None:
+            with suppress(RuntimeError):  # its loop has ended already
+                self._loop.call_soon_threadsafe(self._ending.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         timer = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._drop_connections)
@@ -136,7 +157,10 @@ class _PunctualServer(uvicorn.Server):
 
 
 class _ImpatientProtocol(H11Protocol):
-    """Closes connections whose first request is not whole in time, so that idle clients cannot use up the limit."""
+    """Closes connections whose first request is not whole in time, so that idle clients cannot use up the limit.
+
+    It also gives answers their date, which uvicorn's own loop would renew every second, asked or not.
+    """
 
     def __init__(self, first_request_seconds: float, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -145,6 +169,10 @@ class _ImpatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._timer = self.loop.call_later(self._first_request_seconds, self._close_without_request)
+
+    def handle_events(self) -> None:
+        self.server_state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
+        super().handle_events()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
