@@ -20,6 +20,7 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 from bwexporter.core.lanes import UNLIMITED, Traffic
 from bwexporter.core.periods import PeriodRule, Rolling
 from bwexporter.errors import ConfigError, Problem
+from bwexporter.pushes import ApmonKeys
 from bwexporter.settings import (
     LaneDefaults,
     LaneTerms,
@@ -179,7 +180,7 @@ class _Keys(Written):
     slices: Annotated[tuple[_Source, ...], AfterValidator(_name_files)] = ()
     web: _Web = _Web()
     control: _Control = _Control()
-    apmon: NotYet = None
+    apmon: ApmonKeys | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,7 @@ class Config:
     listen: tuple[Listen, ...]
     control_socket: Path | None  # None: beside the state
     control_group: str | None  # whose members may give orders beside root and the program's own user
+    apmon: ApmonKeys | None = None  # None: nothing is pushed
     warnings: tuple[Problem, ...] = ()
 
     @property
@@ -244,8 +246,17 @@ def read_config(document: Document, path: Path) -> Config:
         listen=keys.web.listen,
         control_socket=path.parent / keys.control.socket if keys.control.socket else None,
         control_group=keys.control.group,
+        apmon=_with_folder(keys.apmon, path.parent),
         warnings=tuple(document.problem(fault.path, fault.text) for fault in _warnings(defaults)),
     )
+
+
+def _with_folder(keys: ApmonKeys | None, folder: Path) -> ApmonKeys | None:
+    """Put this file's folder before the names of files among the sources; URLs stay."""
+    if keys is None:
+        return None
+    sources = tuple(source if "://" in source else str(folder / source) for source in keys.sources)
+    return keys.model_copy(update={"sources": sources})
 
 
 def _terms(keys: _Keys) -> Mapping[Traffic, LaneTerms]:

@@ -5,7 +5,8 @@ not know: what happens inside a turn, where slices come from, how anything is pu
 
 Regular and early looks are one APScheduler job, so that they never overlap. APScheduler 3 schedules by the wall clock:
 after each turn the job is given its next time anew, and a guard that compares the clocks gives it again as soon as the
-wall clock was stepped, so that a step neither stops nor floods the turns.
+wall clock was stepped, so that a step neither stops nor floods the turns. Each sink of a push is a job of its own with
+a thread of its own: what it waits for holds up no turn, and its troubles are none of a turn's.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from bwexporter.core.lanes import Instant
 from bwexporter.core.orders import Command
 from bwexporter.core.report import Event, EventKind, Report
 from bwexporter.errors import ConfigError
+from bwexporter.pushing import Sink
 from bwexporter.roster import Roll
 from bwexporter.sorting import Sorting
 from bwexporter.turn import Turns
@@ -42,6 +44,7 @@ log = logging.getLogger("bwexporter")
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 GUARD_SECONDS = 1.0
 JOB = "turn"
+PUSH_AGAIN_SECONDS = 60.0  # after a push that failed or does not end
 
 
 class Publisher(Protocol):
@@ -78,13 +81,20 @@ class Daemon:
     """Takes turns until it is told to stop. `call_roll` reads the configuration and the sources anew."""
 
     def __init__(
-        self, turns: Turns, publisher: Publisher, call_roll: Callable[[], Roll], roll: Roll, sorting: Sorting
+        self,
+        turns: Turns,
+        publisher: Publisher,
+        call_roll: Callable[[], Roll],
+        roll: Roll,
+        sorting: Sorting,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self._turns = turns
         self._publisher = publisher
         self._call_roll = call_roll
         self._roll = roll
         self._sorting = sorting
+        self._sinks = {f"push {number}": sink for number, sink in enumerate(sinks)}  # by the names of their jobs
         self._sorting_problems: tuple[str, ...] = ()
         self._reload_wanted = threading.Event()
         self._commands = queue.SimpleQueue[tuple[Command, Future[Done]]]()
@@ -97,7 +107,7 @@ class Daemon:
         self._last_begun_monotonic = time.monotonic()
         self._reload_successful = True
         self._reloaded_wall_seconds = time.time()
-        executors = {"default": ThreadPoolExecutor(1)}
+        executors = {"default": ThreadPoolExecutor(1), **{name: ThreadPoolExecutor(1) for name in self._sinks}}
         self._scheduler = BackgroundScheduler(executors=executors, timezone=UTC)
         self._guard = threading.Thread(target=self._guard_clock, name="clock guard", daemon=True)
 
@@ -114,6 +124,18 @@ class Daemon:
             misfire_grace_time=max(1, round(interval)),
             next_run_time=datetime.now(UTC),
         )
+        for name in self._sinks:
+            self._scheduler.add_job(
+                self._push,
+                _FromNow(seconds=PUSH_AGAIN_SECONDS),
+                [name],
+                id=name,
+                executor=name,
+                max_instances=1,
+                coalesce=True,
+                misfire_grace_time=None,
+                next_run_time=datetime.now(UTC),
+            )
         logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # its troubles reach our listener
         self._scheduler.start()
         self._guard.start()
@@ -145,10 +167,15 @@ class Daemon:
     def stop(self, *, hold: bool) -> bool:
         """End: the running turn ends, what was sent is counted once more and saved; true where it was saved."""
         self._stopping.set()
+        for name in self._sinks:
+            self._scheduler.remove_executor(name, shutdown=False)  # a push that waits for a server holds up no end
         self._scheduler.shutdown(wait=True)
         for _, waiting in self._taken_commands():
             waiting.set_exception(ValueError("bwexporter is being stopped: nothing was done"))
-        return self.finish(hold=hold)
+        saved = self.finish(hold=hold)
+        for sink in self._sinks.values():
+            sink.close()
+        return saved
 
     def finish(self, *, hold: bool) -> bool:
         """Count once more and save; true where it was saved."""
@@ -257,10 +284,18 @@ class Daemon:
         for desk in roll.desks(self._turns.desks):
             self._turns.enlist(desk)
         self._sorting.enlist(roll.claims, list(roll.tariffs), roll.config.exempt_prefixes)
+        for name, sink in self._sinks.items():
+            sink.enlist(roll.config.apmon, roll.claims, len(roll.tariffs))
+            self._wake_push(name, 0.0)
         log.info("roster slices=%d problems=%d", len(roll.info), len(roll.problems))
 
     def _tell(self, report: Report) -> None:
-        report = _with_reload(report, successful=self._reload_successful, at=self._reloaded_wall_seconds)
+        report = replace(
+            report,
+            config_reload_successful=self._reload_successful,
+            config_reloaded_wall_seconds=self._reloaded_wall_seconds,
+            pushes=tuple(status for sink in self._sinks.values() for status in sink.status()),
+        )
         self._publisher.observe(report)
         for event in report.events:
             _log_event(event)
@@ -280,6 +315,8 @@ class Daemon:
         if not report.early:
             self._publisher.render(report)
             self._last_full = report
+            for sink in self._sinks.values():
+                sink.hear(report)
         log.log(logging.DEBUG if report.early else logging.INFO, "%s", _turn_line(report))
 
     def _wake_in(self, seconds: float, *, sooner_only: bool = False) -> None:
@@ -291,8 +328,24 @@ class Daemon:
         if not (sooner_only and job.next_run_time is not None and job.next_run_time <= at):
             job.modify(next_run_time=at)
 
+    def _push(self, name: str) -> None:
+        """Let a sink work, and set the time at which it goes on."""
+        seconds = PUSH_AGAIN_SECONDS
+        try:
+            seconds = self._sinks[name].work()
+        except Exception:
+            log.exception("a push failed; it goes on in %.0f s", seconds)
+        self._wake_push(name, seconds)
+
+    def _wake_push(self, name: str, seconds: float) -> None:
+        job = self._scheduler.get_job(name)
+        if job is not None and not self._stopping.is_set():
+            job.modify(next_run_time=datetime.now(UTC) + timedelta(seconds=seconds))
+
     def _on_trouble(self, event: JobEvent) -> None:
         """Hear of a turn that failed, was late or still ran when the next was due; the next one is not lost."""
+        if event.job_id != JOB:
+            return  # a push, which says its troubles itself
         if event.code == EVENT_JOB_ERROR:
             stage = self._turns.stage
             log.error("the turn failed at %s; accounts stay as counted", stage, exc_info=event.exception)
@@ -312,6 +365,8 @@ class Daemon:
             if abs(now - offset) > STEP_TOLERANCE_SECONDS:
                 log.warning("the wall clock was stepped by %.1f s", now - offset)
                 self._wake_in(0.0)
+                for name in self._sinks:
+                    self._wake_push(name, 0.0)
                 offset = now
 
 
@@ -335,10 +390,6 @@ def _answer(commands: Sequence[tuple[Command, Future[Done], Obeyed]], *, saved: 
 
 def _wall_minus_boot() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _with_reload(report: Report, *, successful: bool, at: float) -> Report:
-    return replace(report, config_reload_successful=successful, config_reloaded_wall_seconds=at)
 
 
 def _turn_line(report: Report) -> str:

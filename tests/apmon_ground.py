@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -42,14 +42,10 @@ class Receiver:
 
     def close(self) -> None:
         """Stop listening; the port is free again."""
-        if self._thread.is_alive():
-            self._stop()
-        self.socket.close()
-
-    def _stop(self) -> None:
-        with socket.socket(self.socket.family, socket.SOCK_DGRAM) as stopping:
-            stopping.sendto(b"", (self.host, self.port))
+        with suppress(OSError):  # it is not connected, and wakes the thread all the same
+            self.socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(timeout=5.0)
+        self.socket.close()
 
     def _receive(self) -> None:
         while payload := self.socket.recv(65535):

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bwexporter.apmon.channel import Drop
 from bwexporter.apmon.destinations import read_text
+from bwexporter.apmon.rows import FIGURES
 from bwexporter.cli.main import main
 from tests.apmon_ground import Receiver
 
@@ -48,3 +50,12 @@ def test_the_shown_datagram_is_decoded(capsys: pytest.CaptureFixture[str]) -> No
         main([*words[:2], "--help"])
         said = capsys.readouterr().out
         assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--[\w-]+", said))
+
+
+def test_every_figure_and_every_reason_is_in_the_tables() -> None:
+    """And the tables name no other."""
+    named = set(re.findall(r"`(\w+)`", DOCS.partition("| figure | meaning |")[2].partition("\n\n")[0]))
+    reasons = set(re.findall(r"`(\w+)`", DOCS.partition("| reason |")[2].partition("\n\n")[0]))
+
+    assert {*FIGURES, "verdict"} == named
+    assert {drop.value for drop in Drop} == reasons

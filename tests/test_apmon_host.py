@@ -321,7 +321,7 @@ class TestJobs:
         assert set() == {one.pid for one in Users(((4_000_000, 4_000_001),)).members(Table())}
 
     def test_a_control_group_is_counted_by_the_kernel(self, tmp_path: Path) -> None:
-        """Its files say CPU time and memory; groups below it belong to it."""
+        """Its files say CPU time and memory, also of processes that may not be seen; groups below it belong to it."""
         group = tmp_path / "slices" / "alice"
         (group / "below").mkdir(parents=True)
         (group / "cgroup.procs").write_text("")
@@ -334,7 +334,7 @@ class TestJobs:
         (group / "cpu.stat").write_text("usage_usec 3500000\n")
         later, _ = job.figures(Table(), 12.0, sample, Options())
 
-        assert (1, 2.5, 10240) == (found["processes"], found["cpu_time"], found["rss"])
+        assert (2, 2.5, 10240) == (found["processes"], found["cpu_time"], found["rss"])
         assert 50.0 == later["cpu_usage"]
         assert not job.ends
 

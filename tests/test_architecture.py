@@ -49,6 +49,7 @@ DOORS = {
         "bwexporter.settings",
         "bwexporter.slices",
         "bwexporter.written",
+        "bwexporter.pushes",
     },
 }
 """Which rooms may import a library; where it says one room, that is the library's only door."""

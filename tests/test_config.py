@@ -73,7 +73,14 @@ BAD = [
     ("source_plc", 3, "slices[0].plc", "not there yet in this version"),
     ("source_empty", 3, "slices[0].file", "is missing"),
     ("source_twice", 4, "slices[1].file", "already"),
-    ("apmon", 2, "apmon", "not there yet in this version"),
+    ("apmon", 2, "apmon.sources", "is missing"),
+    ("apmon_empty", 2, "apmon.sources", "name a file or a URL"),
+    ("apmon_http", 3, "apmon.sources", "write https, or allow_http"),
+    ("apmon_placeholder", 4, "apmon.cluster", "there are {node}"),
+    ("apmon_mixed", 4, "apmon.parameter", "{traffic} stands in none"),
+    ("apmon_figure", 4, "apmon.node", "parameter alone"),
+    ("apmon_every", 4, "apmon.every", "at least 1s"),
+    ("apmon_key", 4, "apmon.clutser", "did you mean"),
     ("web_config_file", 3, "web.config_file", "not there yet in this version"),
     ("listen", 4, "web.listen[0]", "host:port"),
     ("listen_port", 4, "web.listen[0]", "host:port"),
@@ -260,10 +267,48 @@ def test_the_example_says_the_defaults() -> None:
 
 
 def test_the_example_names_every_key() -> None:
-    """A key that is added is added to the example as well; what is not there yet is not in it."""
+    """A key that is added is added to the example as well; a push is shown and not asked for."""
     text = (DEPLOY / "bwexporter.yml").read_text()
     for field, found in config_room._Keys.model_fields.items():
-        assert (f"\n{field}:" in text) is (field != "apmon"), found
+        assert f"\n{'# ' if field == 'apmon' else ''}{field}:" in text, found
+
+
+def test_the_example_of_a_push_says_the_defaults(tmp_path: Path) -> None:
+    """Every key of `apmon` stands in it with the value that it has anyway."""
+    lines = (DEPLOY / "bwexporter.yml").read_text().partition("# apmon:\n")[2].splitlines()
+    shown = "\n".join(["apmon:", *(line.removeprefix("# ") for line in lines)])
+    asked = loaded(tmp_path, f"{DEVICE}{shown}\n").apmon
+    least = loaded(tmp_path, f"{DEVICE}apmon: {{sources: [apmon.conf]}}\n").apmon
+
+    assert asked
+    assert least
+    assert least.parameter_of(1) == asked.parameter
+    assert least == asked.model_copy(update={"parameter": None})
+    assert {field.alias or name for name, field in type(least).model_fields.items()} == {
+        line.strip().partition(":")[0] for line in shown.splitlines()[1:] if not line.strip().startswith("#")
+    }
+    assert (str(tmp_path / "apmon.conf"),) == least.sources
+
+
+@pytest.mark.parametrize(
+    ("names", "devices", "parameter"),
+    [
+        ("", 1, "{traffic}_{figure}"),
+        ("", 2, "{device}_{traffic}_{figure}"),
+        (', node: "{node}"', 1, "{slice}_{traffic}_{figure}"),
+        (', cluster: "{device}", node: "{slice}_{traffic}"', 2, "{figure}"),
+        (', parameter: "x_{figure}_{traffic}"', 2, "x_{figure}_{traffic}"),
+    ],
+)
+def test_names_of_parameters_tell_apart_what_others_do_not(
+    tmp_path: Path, names: str, devices: int, parameter: str
+) -> None:
+    """Unless somebody writes them."""
+    asked = loaded(tmp_path, f"{DEVICE}apmon: {{sources: [https://h/f]{names}}}\n").apmon
+
+    assert asked
+    assert parameter == asked.parameter_of(devices)
+    assert ("https://h/f",) == asked.sources
 
 
 def problems_of_bytes(content: bytes) -> None:

@@ -80,6 +80,7 @@ class Health:
     sent: int  # datagrams handed to the network
     dropped: Mapping[Drop, int]
     last_success_wall_seconds: float | None  # of the last that nothing bad was heard of
+    since_wall_seconds: float  # when it was taken up
 
 
 class Bucket:
@@ -132,6 +133,7 @@ class Channel:
         self._dropped: dict[Drop, int] = dict.fromkeys(Drop, 0)
         self._sent = 0
         self._last_success: float | None = None
+        self._since = time.time()
         self._addresses: tuple[Address, ...] = ()
         self._ended = threading.Event()
         self._rate = rate
@@ -295,7 +297,7 @@ class Channel:
         with self._lock:
             self._hear()
             dropped = MappingProxyType(dict(self._dropped))
-            return Health(self.destination.name, self._sent, dropped, self._last_success)
+            return Health(self.destination.name, self._sent, dropped, self._last_success, self._since)
 
     def close(self) -> None:
         """End: nothing is sent any more, and the thread that looks names up ends."""

@@ -101,10 +101,14 @@ class ControlGroup:
         """Return where the group's files are."""
         return self.root / self.path
 
+    def pids(self) -> list[int]:
+        """Return the numbers of the members, also of those that may not be seen."""
+        words = (word for file in self.folder.rglob("cgroup.procs") for word in procfs.read(file).split())
+        return [int(word) for word in words if word.isdecimal()]
+
     def members(self, table: Table) -> list[Process]:
-        """Return the members that live."""
-        pids = (word for file in self.folder.rglob("cgroup.procs") for word in procfs.read(file).split())
-        return [one for pid in pids if pid.isdecimal() and (one := table.by_pid.get(int(pid)))]
+        """Return the members that live and may be seen."""
+        return [one for pid in self.pids() if (one := table.by_pid.get(pid))]
 
     def cpu_seconds(self) -> float | None:
         """Return the CPU time that the kernel has counted for the group."""
@@ -170,9 +174,15 @@ class Job:
     """One job under the names it is pushed as."""
 
     def __init__(
-        self, cluster: str, node: str, members: PidTree | Users | ControlGroup, folder: Path | None = None
+        self,
+        cluster: str,
+        node: str,
+        members: PidTree | Users | ControlGroup,
+        folder: Path | None = None,
+        *,
+        prefix: str = "",
     ) -> None:
-        self.cluster, self.node = cluster, node
+        self.cluster, self.node, self.prefix = cluster, node, prefix
         self.rule = members
         self._folder = folder
         self._cpu = CpuTime()
@@ -203,26 +213,26 @@ class Job:
         """Return the parameters that are wanted, and what the next reading needs; nothing where the job is over."""
         members = self.look(table)
         sample = Sample(at, self.cpu_seconds())
-        if not members:
+        count = len(self.rule.pids()) if isinstance(self.rule, ControlGroup) else len(members)
+        if not count:
             return {}, sample
-        found = {**self._times(table, members, sample, before), **self._memory(table, members)}
-        found["processes"] = len(members)
+        found = {**self._times(table, members, sample, before), **self._memory(table, members), "processes": count}
         wanted = {name: value for name, value in found.items() if options.wants(f"job_{name}")}
         if options.wants("job_open_files"):
-            opened = [count for one in members if (count := procfs.open_files(table.proc, one.pid)) is not None]
+            opened = [files for one in members if (files := procfs.open_files(table.proc, one.pid)) is not None]
             if opened:
                 wanted["open_files"] = sum(opened)
         wanted.update(
             (name, value) for name, value in self._folders(table, options).items() if options.wants(f"job_{name}")
         )
-        return wanted, sample
+        return {f"{self.prefix}{name}": value for name, value in wanted.items()}, sample
 
     def _times(
         self, table: Table, members: Sequence[Process], sample: Sample, before: Sample | None
     ) -> dict[str, float]:
         found = {"cpu_time": sample.cpu_seconds}
         uptime = procfs.uptime_seconds(table.proc)
-        if uptime is not None:
+        if uptime is not None and members:
             began = min(one.start_ticks for one in members) / TICKS_PER_SECOND
             found["run_time"] = max(0.0, uptime - began)
         if before is not None and sample.at > before.at and sample.cpu_seconds >= before.cpu_seconds:
@@ -233,7 +243,9 @@ class Job:
     def _memory(self, table: Table, members: Sequence[Process]) -> dict[str, float]:
         charged = self.rule.memory_bytes() if isinstance(self.rule, ControlGroup) else None
         resident = sum(procfs.resident_bytes(table.proc, one.pid) for one in members) if charged is None else charged
-        found = {"virtualmem": sum(one.virtual_bytes for one in members) / KIB, "rss": resident / KIB}
+        found = {"rss": resident / KIB}
+        if members:
+            found["virtualmem"] = sum(one.virtual_bytes for one in members) / KIB
         total_kib = procfs.memory_kib(table.proc).get("MemTotal", 0)
         return {**found, "mem_usage": 100.0 * resident / KIB / total_kib} if total_kib else found
 

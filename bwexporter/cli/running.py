@@ -35,6 +35,7 @@ from bwexporter.kernel.htb import Device
 from bwexporter.kernel.watch import Watch
 from bwexporter.lock import hold_device
 from bwexporter.metrics import Exposition
+from bwexporter.pushing import ApmonSink
 from bwexporter.roster import Roll, Roster
 from bwexporter.slices.file import Identity, identities, watch
 from bwexporter.sorting import Sorting
@@ -123,7 +124,8 @@ class Node:
         self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter, sorting, orders=state.hand)
         self._file_watch = _FileWatch(self._roster)
         roll = self._call_roll(anew=False)
-        self._daemon = Daemon(self._turns, self._exposition, self._call_roll, roll, sorting)
+        sinks = () if wanted.once else (ApmonSink(config.node, time.monotonic),)
+        self._daemon = Daemon(self._turns, self._exposition, self._call_roll, roll, sorting, sinks)
         ledgers, now = state.load(), read_clocks()
         self._turns.desks = {
             name: first_desk(device, roll, ledger_of(ledgers, facts[name], now), state.lost_at_wall_seconds)

@@ -77,6 +77,18 @@ class SourceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PushStatus:
+    """How a destination of a push stands; it is named host:port."""
+
+    destination: str
+    datagrams: int  # handed to the network since it is a destination
+    dropped: Mapping[str, int]  # by reason
+    last_success_wall_seconds: (
+        float  # of the last datagram that nothing bad was heard of; at first, when it was taken up
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class SliceInfo:
     """What is known of a slice beside its lanes: for the info metric and the pages."""
 
@@ -113,3 +125,4 @@ class Report:
     config_reloaded_wall_seconds: float = 0.0
     info: Mapping[str, SliceInfo] = field(default_factory=dict)
     by_hand: tuple[InForce, ...] = ()  # the orders in force
+    pushes: tuple[PushStatus, ...] = ()

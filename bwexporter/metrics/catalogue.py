@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bwexporter import __version__
 from bwexporter.core.lanes import F8, I8, UNLIMITED, Ledger
-from bwexporter.core.report import DeviceReport, Report, SliceInfo, SourceStatus
+from bwexporter.core.report import DeviceReport, PushStatus, Report, SliceInfo, SourceStatus
 
 Column = NDArray[Any]
 Sample = tuple[tuple[str, ...], int | float]
@@ -312,6 +312,15 @@ def _hand_untils(standing: Standing) -> list[Sample]:
     return list(ends.items())
 
 
+def _push(
+    name: str, kind: Kind, unit: str, labels: tuple[str, ...], text: str, samples: Callable[[PushStatus], list[Sample]]
+) -> StandingFamily:
+    def of_all(standing: Standing) -> list[Sample]:
+        return [one for push in (standing.report.pushes if standing.report else ()) for one in samples(push)]
+
+    return StandingFamily(f"bwexporter_apmon_{name}", kind, unit, ("destination", *labels), text, of_all)
+
+
 def _node(name: str, unit: str, text: str, samples: Callable[[Standing], Iterable[Sample]]) -> StandingFamily:
     return StandingFamily(f"bwexporter_{name}", Kind.GAUGE, unit, (), text, samples)
 
@@ -406,6 +415,30 @@ STANDING_FAMILIES: tuple[StandingFamily, ...] = (
         "seconds",
         "Unix time at which the accounts were last saved.",
         _of_report(lambda report: report.state_saved_wall_seconds),
+    ),
+    _push(
+        "datagrams_total",
+        Kind.COUNTER,
+        "",
+        (),
+        "ApMon datagrams handed to the network.",
+        lambda push: [((push.destination,), push.datagrams)],
+    ),
+    _push(
+        "dropped_datagrams_total",
+        Kind.COUNTER,
+        "",
+        ("reason",),
+        "ApMon datagrams that were not sent, or of which the network said that they did not arrive.",
+        lambda push: [((push.destination, reason), count) for reason, count in push.dropped.items()],
+    ),
+    _push(
+        "last_success_timestamp_seconds",
+        Kind.GAUGE,
+        "seconds",
+        (),
+        "Unix time of the last ApMon datagram that nothing bad was heard of; before the first, of the beginning.",
+        lambda push: [((push.destination,), round(push.last_success_wall_seconds, 3))],
     ),
     StandingFamily(
         "bwexporter_build_info",

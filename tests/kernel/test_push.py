@@ -1,0 +1,132 @@
+"""The push of the whole program, on the real kernel: what MonALISA gets, and that nothing else feels it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bwexporter.apmon.wire import Datagram
+from tests.apmon_ground import Receiver
+from tests.kernel.daemon_rig import Program, Room, Traffic, handle_of, skip_where_no_room_can_be_made, wait_for
+
+pytestmark = pytest.mark.kernel
+
+SECRET = "s3cr3t"  # noqa: S105 - opens nothing
+CONFIG = {
+    "node": "room",
+    "interval": "300ms",
+    "look_margin": "100ms",
+    "devices": [{"name": "v0", "cap": "400mbit", "line_rate": "800mbit"}],
+    "defaults": {"normal": {"full": "80mbit", "allowance": "1GB"}, "exempt": {"full": "80mbit", "allowance": "1GB"}},
+    "apmon": {"sources": ["apmon.conf"], "every": "1s"},
+}
+SLICES = [{"name": "ann", "id": 1}, {"name": "rooted", "id": 2, "match": {"uid": 0}}]
+DROPPED = "bwexporter_apmon_dropped_datagrams_total"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_can_be_made() -> None:
+    skip_where_no_room_can_be_made()
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    """Make a room."""
+    with Room() as made:
+        yield made
+
+
+@pytest.fixture
+def receiver(room: Room) -> Iterator[Receiver]:
+    """Listen in the room."""
+    with room.entered():
+        listening = Receiver()
+    with listening:
+        yield listening
+
+
+def write_destinations(folder: Path, *lines: str) -> None:
+    """Write the file that names them."""
+    options = "xApMon_sys_interval = 1\nxApMon_job_interval = 1\nxApMon_maxMsgRate = 40\n"
+    (folder / "apmon.conf").write_text("\n".join([*lines, options]))
+
+
+def newest(receiver: Receiver, cluster: str, node: str) -> Datagram | None:
+    """Return the last datagram of a cluster and node."""
+    found = [one for one in receiver.wait_for(0) if (one.cluster, one.node) == (cluster, node)]
+    return found[-1] if found else None
+
+
+def test_slices_host_and_jobs_arrive_while_other_destinations_misbehave(
+    room: Room, receiver: Receiver, tmp_path: Path
+) -> None:
+    """Refusing, unresolvable, unreachable: turns go on, the good one is complete, counters tell, no secret shows."""
+    place = f"127.0.0.1:{receiver.port}"
+    write_destinations(
+        tmp_path, f"nowhere.invalid {SECRET}", f"127.0.0.1:9 {SECRET}", "10.8.8.8:9", f"{place} {SECRET}"
+    )
+    with Program(room, tmp_path, CONFIG, SLICES) as program:
+        program.start()
+        Traffic(room).send(("rooted", "normal"), handle_of(2), packets=100)
+
+        def used() -> set[float]:
+            named = [one for one in receiver.wait_for(0) if one.node == "rooted"]
+            return {float(value) for one in named for name, _, value in one.parameters if name == "normal_used_bytes"}
+
+        wait_for(lambda: 100_000 in used(), seconds=30, what="the row of a slice")
+        wait_for(lambda: newest(receiver, "ApMon_SysMon", "room"), seconds=30, what="the host")
+        jobs = wait_for(
+            lambda: [
+                one for one in receiver.wait_for(0) if one.node == "rooted" and one.parameters[0].name == "cpu_time"
+            ],
+            seconds=30,
+            what="a job",
+        )
+        before = program.metrics()
+        program.turn()
+        program.turn()
+        metrics = program.metrics()
+        said = program.said() + str(metrics) + str(program.answer())
+
+        assert jobs
+        assert metrics["bwexporter_turns_total"] >= before["bwexporter_turns_total"] + 2
+        assert metrics[f'bwexporter_apmon_datagrams_total{{destination="{place}"}}'] > 0
+        at = metrics[f'bwexporter_apmon_last_success_timestamp_seconds{{destination="{place}"}}']
+        assert at == pytest.approx(time.time(), abs=30)
+        for destination, reason in (
+            ("nowhere.invalid:8884", "unresolved"),
+            ("127.0.0.1:9", "refused"),
+            ("10.8.8.8:9", "unreachable"),
+        ):
+            assert metrics[f'{DROPPED}{{destination="{destination}",reason="{reason}"}}'] > 0, destination
+        assert SECRET not in said
+        assert 0 == program.stop()
+    numbers = [one.sequence for one in receiver.wait_for(1)]
+    assert list(range(1, len(numbers) + 1)) == numbers
+
+
+def test_a_crash_and_a_reload(room: Room, receiver: Receiver, tmp_path: Path) -> None:
+    """After a crash it is another sender; a reload changes names, and ends the push, without a restart."""
+    write_destinations(tmp_path, f"127.0.0.1:{receiver.port}")
+    with Program(room, tmp_path, CONFIG, SLICES) as program:
+        program.start()
+        wait_for(lambda: newest(receiver, "room", "ann"), seconds=30, what="a row")
+        program.kill()
+        first = receiver.wait_for(1)
+        receiver.payloads.clear()
+        program.start()
+        wait_for(lambda: newest(receiver, "room", "ann"), seconds=30, what="a row after the restart")
+        second = receiver.wait_for(1)
+        assert 1 == second[0].sequence
+        assert {one.instance_id for one in first}.isdisjoint(one.instance_id for one in second)
+
+        program.write_config({**CONFIG, "apmon": {**CONFIG["apmon"], "cluster": "renamed"}})  # type: ignore[dict-item]
+        wait_for(lambda: newest(receiver, "renamed", "ann"), seconds=30, what="the new name")
+        assert newest(receiver, "renamed", "ann").instance_id == second[0].instance_id  # type: ignore[union-attr]
+
+        program.write_config({key: value for key, value in CONFIG.items() if key != "apmon"})
+        series = f'bwexporter_apmon_datagrams_total{{destination="127.0.0.1:{receiver.port}"}}'
+        wait_for(lambda: series not in program.metrics(), seconds=30, what="the end of the push")
