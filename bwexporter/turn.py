@@ -521,7 +521,8 @@ class Turns:
                 row_of = dict(zip(counters.handle.tolist(), counters.account.tolist(), strict=True))
             told, desk.refused = events.of_outcomes(desk.ledger, work.changes, work.outcomes, row_of, told=desk.refused)
             self._note(told)
-        desk.ledger = replace(desk.ledger, accounts=accounts)
+        if accounts is not desk.ledger.accounts:
+            desk.ledger = replace(desk.ledger, accounts=accounts)
         desk.report = self._device_report(desk, work)
         return desk.report
 

@@ -70,9 +70,12 @@ def of_verdicts(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> tuple[t
         )
         for row in np.flatnonzero(tell).tolist()
     )
+    first = told == 0
+    if not (tell | first).any():
+        return (), accounts
     new_reason, new_told = accounts.told_reason.copy(), accounts.told_ceiling_bytes_per_second.copy()
     new_reason[:enrolled] = np.where(tell, verdicts.reason, told_reason)
-    new_told[:enrolled] = np.where(tell | (told == 0), ceiling, told)
+    new_told[:enrolled] = np.where(tell | first, ceiling, told)
     return events, replace(accounts, told_reason=new_reason, told_ceiling_bytes_per_second=new_told)
 
 

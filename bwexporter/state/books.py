@@ -19,7 +19,7 @@ from bwexporter.core.lanes import I8, Lane, Ledger, Traffic
 from bwexporter.core.report import Event, EventKind
 from bwexporter.state import schema, use
 from bwexporter.state.orders import pack_hand, unpack_hand
-from bwexporter.state.pack import Damaged, pack_ledger, unpack_columns, unpack_ledger
+from bwexporter.state.pack import Damaged, Stored, pack_ledger, unpack_columns, unpack_ledger
 
 KEPT_SECONDS = 400 * 86400.0
 """How long events are kept, and names (lanes, ids) that no account and no turn has named since."""
@@ -73,7 +73,8 @@ class _Rows:
 
     lanes: tuple[Lane, ...]
     lane_ids: I8
-    ascending: I8
+    ascending: I8  # rows in the order of their keys
+    ascending_ids: I8
 
 
 def read_contents(connection: sqlite3.Connection) -> Contents:
@@ -171,6 +172,7 @@ class Books:
         self._looks = {device: _last_look(self._connection, device) for device in devices}
         self._openings = {device: _opening(self._connection, device) for device in devices}
         self._rows: dict[str, _Rows] = {}
+        self._packed: dict[str, dict[str, Stored]] = {}
         self._written_tokens: tuple[str, ...] | None = None
         self._had_orders = True
 
@@ -215,14 +217,15 @@ class Books:
         self._connection.execute(
             """INSERT INTO accounts VALUES (?, ?, ?)
             ON CONFLICT (device) DO UPDATE SET saved_at = excluded.saved_at, packed = excluded.packed""",
-            (ledger.device, at, pack_ledger(ledger, rows.lane_ids)),
+            (ledger.device, at, pack_ledger(ledger, rows.lane_ids, self._packed.setdefault(ledger.device, {}))),
         )
 
     def _rows_of(self, ledger: Ledger, at: float) -> _Rows:
         known = self._rows.get(ledger.device)
         if known is None or (known.lanes is not ledger.lanes and known.lanes != ledger.lanes):
             lane_ids = np.array([self._lane_ids.get(lane) or self._enter(lane, at) for lane in ledger.lanes], np.int64)
-            known = self._rows[ledger.device] = _Rows(ledger.lanes, lane_ids, np.argsort(lane_ids))
+            ascending = np.argsort(lane_ids)
+            known = self._rows[ledger.device] = _Rows(ledger.lanes, lane_ids, ascending, lane_ids[ascending])
         return known
 
     def _enter(self, lane: Lane, at: float) -> int:
@@ -238,7 +241,7 @@ class Books:
 
     def _write_use(self, ledger: Ledger, rows: _Rows) -> None:
         device, accounts = ledger.device, ledger.accounts
-        sent = use.Sums(rows.lane_ids[rows.ascending], accounts.sent_bytes[rows.ascending])
+        sent = use.Sums(rows.ascending_ids, accounts.sent_bytes[rows.ascending])
         look = use.Look(ledger.at.wall_seconds, sent)
         before = self._openings.get(device)
         closed, opening = use.follow(before, self._looks.get(device), look)

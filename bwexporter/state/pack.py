@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,8 @@ _DIGEST_BYTES = 16
 _INTEGERS = ("ifindex", "enrolled", "tree_sent_bytes", "direct_packets_seen", "direct_packets")
 _SECONDS = ("ledger_seconds", "wall_offset_seconds")
 _PARENTS = ("parent_handle", "parent_sent_bytes")
-
+_ACCOUNTS = tuple(field.name for field in fields(Accounts))
+_COUNTERS = tuple(field.name for field in fields(Counters))
 
 _NARROW = (("<u1", 1 << 8), ("<u2", 1 << 16), ("<u4", 1 << 32))
 
@@ -40,25 +41,41 @@ class Damaged(Exception):
     """Stored bytes are not those that were written; the text says which."""
 
 
-def pack_ledger(ledger: Ledger, lane_ids: I8) -> bytes:
-    """Pack the accounts of a device; `lane_ids` are the keys of `ledger.lanes`, row by row."""
-    columns = {"lane": lane_ids, **_columns_of(ledger)}
-    stored = [_narrowed(column) for column in columns.values()]
-    layout = [
-        [name, column.dtype.newbyteorder("<").str, len(column), kept.dtype.str, len(kept)]
-        for (name, column), kept in zip(columns.items(), stored, strict=True)
-    ]
+class Stored(NamedTuple):
+    """A column in the form that it was last packed in."""
+
+    column: NDArray[Any]
+    layout: str
+    data: bytes
+
+
+def pack_ledger(ledger: Ledger, lane_ids: I8, kept: dict[str, Stored] | None = None) -> bytes:
+    """Pack the accounts of a device; `lane_ids` are the keys of `ledger.lanes`, row by row.
+
+    `kept` remembers columns by name from call to call: about half of them are the very same from turn to turn.
+    """
+    kept = {} if kept is None else kept
+    stored = [_stored(name, column, kept) for name, column in _columns_of(ledger, lane_ids)]
     header = {
         "boot_id": ledger.at.boot_id,
         "boot_seconds": float(ledger.at.boot_seconds),
         "wall_seconds": float(ledger.at.wall_seconds),
         **{name: int(getattr(ledger, name)) for name in _INTEGERS},
         **{name: float(getattr(ledger, name)) for name in _SECONDS},
-        "columns": layout,
     }
-    text = json.dumps(header).encode()
-    body = b"".join([_HEAD.pack(_MAGIC, _FORMAT, len(text)), text, *(column.tobytes() for column in stored)])
+    text = f'{json.dumps(header)[:-1]}, "columns": [{", ".join([one.layout for one in stored])}]}}'.encode()
+    body = b"".join([_HEAD.pack(_MAGIC, _FORMAT, len(text)), text, *[one.data for one in stored]])
     return body + blake2b(body, digest_size=_DIGEST_BYTES).digest()
+
+
+def _stored(name: str, column: NDArray[Any], kept: dict[str, Stored]) -> Stored:
+    known = kept.get(name)
+    if known is None or known.column is not column:
+        narrow = _narrowed(column)
+        whole = column.dtype.newbyteorder("<").str
+        layout = f'["{name}", "{whole}", {len(column)}, "{narrow.dtype.str}", {len(narrow)}]'
+        known = kept[name] = Stored(column, layout, narrow.tobytes())
+    return known
 
 
 def _narrowed(column: NDArray[Any]) -> NDArray[Any]:
@@ -76,10 +93,14 @@ def _narrowed(column: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(column, column.dtype.newbyteorder("<"))
 
 
-def _columns_of(ledger: Ledger) -> dict[str, NDArray[Any]]:
-    accounts = {f"accounts.{field.name}": getattr(ledger.accounts, field.name) for field in fields(Accounts)}
-    counters = {f"counters.{field.name}": getattr(ledger.counters, field.name) for field in fields(Counters)}
-    return accounts | counters | {name: getattr(ledger, name) for name in _PARENTS}
+def _columns_of(ledger: Ledger, lane_ids: I8) -> Iterator[tuple[str, NDArray[Any]]]:
+    yield "lane", lane_ids
+    for name in _ACCOUNTS:
+        yield f"accounts.{name}", getattr(ledger.accounts, name)
+    for name in _COUNTERS:
+        yield f"counters.{name}", getattr(ledger.counters, name)
+    for name in _PARENTS:
+        yield name, getattr(ledger, name)
 
 
 def unpack_ledger(device: str, packed: bytes, lanes: Mapping[int, Lane]) -> Ledger:
@@ -92,8 +113,8 @@ def unpack_ledger(device: str, packed: bytes, lanes: Mapping[int, Lane]) -> Ledg
             device=device,
             at=Instant(header["wall_seconds"], header["boot_seconds"], header["boot_id"]),
             lanes=tuple(lanes[lane_id] for lane_id in columns["lane"].tolist()),
-            accounts=Accounts(**{field.name: columns[f"accounts.{field.name}"] for field in fields(Accounts)}),
-            counters=Counters(**{field.name: columns[f"counters.{field.name}"] for field in fields(Counters)}),
+            accounts=Accounts(**{name: columns[f"accounts.{name}"] for name in _ACCOUNTS}),
+            counters=Counters(**{name: columns[f"counters.{name}"] for name in _COUNTERS}),
             **scalars,
             **parents,
         )

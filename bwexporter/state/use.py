@@ -100,6 +100,8 @@ def follow(opening: Opening | None, before: Look | None, now: Look) -> tuple[lis
 
 def _ended(before: Sums, now: Sums) -> Sums:
     """Return the last totals of accounts that ended between two looks: those that are gone or began again."""
+    if before.lane_ids is now.lane_ids and (now.sent_bytes >= before.sent_bytes).all():
+        return no_sums()
     growth = now.minus(before)
     fell = np.isin(before.lane_ids, growth.lane_ids[growth.sent_bytes < 0], assume_unique=True)
     return before.take(fell)

@@ -76,6 +76,8 @@ class Ours:
         self.turns.enlist(Desk(device, self.door, self.roll.trees[device], tariffs, rules, ledger))
         self.exposition = Exposition([device])
         self._turn()
+        while len(self.report.devices[0].changes):  # a large tree is made over several turns
+            self._turn()
         self.overspenders = np.arange(5, len(tariffs), 100)
         self._odd = False
         self._requests, self._shapes = Requests(), list[wire.Shape]()
