@@ -121,6 +121,8 @@ def _of_binary(node: Any, left: frozenset[str], right: frozenset[str]) -> frozen
         return left or right
     if modifier.card == VectorMatchCardinality.ManyToOne:
         return left | (frozenset(modifier.group_labels) & right)
+    if modifier.card == VectorMatchCardinality.OneToMany:
+        return right | (frozenset(modifier.group_labels) & left)
     named = frozenset(modifier.matching.labels)
     return left & named if modifier.matching.type == LabelModifierType.Include else left - named
 

@@ -14,6 +14,7 @@ import pytest
 from tests.alerting.mailbox import Mail, Mailbox
 from tests.alerting.servers import Chain
 from tests.kernel.daemon_rig import Program, Room, Traffic, handle_of, skip_where_no_room_can_be_made, wait_for
+from tests.test_dashboards import BOARDS, filled
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
 
@@ -70,6 +71,12 @@ class Site:
     def operators_heard(self, word: str) -> list[str]:
         """Return the subjects of operators' mails with a word in them."""
         return [mail.subject for mail in self.mailbox.to(OPERATORS) if word in mail.subject]
+
+    def marked(self, mark: str, slice_name: str) -> bool:
+        """Say whether the Slice dashboard would have marked something of a slice in the last two minutes."""
+        marks = {one["name"]: one["expr"] for one in BOARDS["bwexporter-slice"]["annotations"]["list"]}
+        expression = filled(marks[mark]).replace('"codeen"', f'"{slice_name}"')
+        return bool(self.chain.query(f"count_over_time(({expression})[2m:1s])"))
 
     def _evaluated_at(self) -> str:
         groups = self.chain.prometheus.get("/api/v1/rules")["data"]["groups"]
@@ -146,6 +153,8 @@ def test_an_owner_hears_of_the_cap_once_and_of_its_end_once(tmp_path: Path) -> N
         assert second.machine["status"] == "resolved"
         assert here.owners() == {alias("tight"): 2}
         assert here.operators_heard("notices to owners stand")
+        for mark in ("Caps", "Ends of caps", "New periods"):
+            assert here.marked(mark, "tight"), mark
 
 
 def test_no_false_word_while_exporter_and_alertmanager_come_and_go(tmp_path: Path) -> None:
