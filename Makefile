@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test lint bench soak install-check deb clean
+.PHONY: help demo test lint bench soak dashboards install-check deb clean
 
 help:
 	@echo "make demo    a node in a private network namespace: real HTB, real traffic, a live table (no root needed)"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint    ruff, mypy --strict, import-linter"
 	@echo "make bench   speed, as ratios side by side in one run"
 	@echo "make soak    half an hour of faults on the real kernel, every byte accounted for"
+	@echo "make dashboards  writes the dashboards' JSON anew, with the thresholds of the alert rules"
 	@echo "make deb     the Debian package, in dist/"
 	@echo "make install-check   each way to install it, on fresh systems that boot (root, some 20 minutes)"
 	@echo "make clean   remove .venv and caches"
@@ -79,6 +80,9 @@ deb:
 install-check: $(VENV)/dev.stamp
 	$(call need,unshare:util-linux debootstrap:debootstrap podman:podman buildah:buildah nsenter:util-linux)
 	@$(BIN)/python -m tests.install $(ARGS)
+
+dashboards: $(VENV)/run.stamp
+	@$(BIN)/python -m dashboards
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

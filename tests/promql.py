@@ -19,15 +19,6 @@ from bwexporter.metrics.instruments import process_registry
 
 TARGET = frozenset({"job", "instance"})
 COUNTER_FUNCTIONS = frozenset({"rate", "irate", "increase", "resets"})
-PROMISED = {
-    "bwexporter_slice_hand_until_timestamp_seconds": ("device", "slice", "traffic", "action"),
-    "bwexporter_control_refusals_total": (),
-    "bwexporter_apmon_datagrams_total": ("destination",),
-    "bwexporter_apmon_dropped_datagrams_total": ("destination", "reason"),
-    "bwexporter_apmon_last_success_timestamp_seconds": ("destination",),
-}
-"""Metrics of parts of the program that are not in the catalogue, because they are there only where those parts run."""
-
 _AGGREGATES_THAT_KEEP = ("topk", "bottomk")
 _SETS = ("and", "or", "unless")
 _COMPARISONS = ("==", "!=", ">", "<", ">=", "<=")
@@ -55,7 +46,7 @@ def exposed() -> dict[str, frozenset[str]]:
     for own in process_registry().collect():
         for sample in own.samples:
             found[sample.name] = TARGET | set(sample.labels)
-    return {**{name: TARGET | set(labels) for name, labels in PROMISED.items()}, **found}
+    return found
 
 
 def children(node: Any) -> Iterator[Any]:
