@@ -31,6 +31,7 @@ from bwexporter.settings import (
     over,
     read_period,
 )
+from bwexporter.sources import FileAt, SourceAt, SourceKeys, all_different, in_the_open
 from bwexporter.units import (
     parse_duration,
     print_duration,
@@ -51,7 +52,6 @@ from bwexporter.written import (
     Network,
     NotYet,
     Prefix,
-    Rate,
     Text,
     Written,
     check,
@@ -93,10 +93,10 @@ def parse_listen(written: object) -> Listen:
 
 
 class Device(Written):
-    """A network device; rates in bytes per second, None where the driver or the cap says."""
+    """A network device; rates in bytes per second, None where the driver, a source of slices or the cap says."""
 
     name: DeviceName
-    cap_bytes_per_second: Rate = Field(alias="cap")
+    cap_bytes_per_second: MaybeRate = Field(default=None, alias="cap")
     line_rate_bytes_per_second: MaybeRate = Field(default=None, alias="line_rate")
     tree: Tree = Tree.MANAGED
     default_bytes_per_second: MaybeRate = Field(default=None, alias="default")
@@ -104,12 +104,16 @@ class Device(Written):
     @model_validator(mode="after")
     def _agree(self) -> Device:
         faults = []
-        line_rate, default = self.line_rate_bytes_per_second, self.default_bytes_per_second
-        if line_rate is not None and self.cap_bytes_per_second > line_rate:
-            text = f"{print_rate(self.cap_bytes_per_second)} is more than the line rate {print_rate(line_rate)}"
+        cap, line_rate, default = (
+            self.cap_bytes_per_second,
+            self.line_rate_bytes_per_second,
+            self.default_bytes_per_second,
+        )
+        if cap is not None and line_rate is not None and cap > line_rate:
+            text = f"{print_rate(cap)} is more than the line rate {print_rate(line_rate)}"
             faults.append(Fault(("cap",), text))
-        if default is not None and default > self.cap_bytes_per_second:
-            text = f"{print_rate(default)} is more than the cap {print_rate(self.cap_bytes_per_second)}"
+        if cap is not None and default is not None and default > cap:
+            text = f"{print_rate(default)} is more than the cap {print_rate(cap)}"
             faults.append(Fault(("default",), text))
         if self.tree is Tree.EXISTING:
             faults.append(Fault(("tree",), "existing is not there yet in this version; write managed"))
@@ -127,12 +131,6 @@ class _Defaults(Written):
     exempt: LaneDefaults = LaneDefaults()
 
 
-class _Source(Written):
-    file: Text | None = None
-    http: NotYet = None
-    plc: NotYet = None
-
-
 class _Web(Written):
     listen: tuple[Annotated[Listen, PlainValidator(parse_listen)], ...] = (Listen("127.0.0.1", 10099),)
     config_file: NotYet = None
@@ -141,15 +139,6 @@ class _Web(Written):
 class _Control(Written):
     socket: Text | None = None
     group: Text | None = None
-
-
-def _name_files(sources: tuple[_Source, ...]) -> tuple[_Source, ...]:
-    files = [source.file for source in sources]
-    faults = [Fault((at, "file"), MISSING) for at, file in enumerate(files) if file is None]
-    faults += [Fault((at, "file"), f"{file} stands in the list already") for at, file in _repeated(files)]
-    if faults:
-        raise Misfit(faults)
-    return sources
 
 
 def _all_different(devices: tuple[Device, ...]) -> tuple[Device, ...]:
@@ -177,7 +166,7 @@ class _Keys(Written):
     devices: Annotated[tuple[Device, ...], AfterValidator(_all_different)] = ()
     exempt: _Exempt = _Exempt()
     defaults: _Defaults = _Defaults()
-    slices: Annotated[tuple[_Source, ...], AfterValidator(_name_files)] = ()
+    slices: Annotated[tuple[SourceKeys, ...], AfterValidator(all_different)] = ()
     web: _Web = _Web()
     control: _Control = _Control()
     apmon: ApmonKeys | None = None
@@ -199,12 +188,17 @@ class Config:
     devices: tuple[Device, ...]  # at least one; the first is that of slices that name none
     exempt_prefixes: tuple[Network, ...]
     defaults: Mapping[Traffic, LaneTerms]
-    slice_files: tuple[Path, ...]
+    sources: tuple[SourceAt, ...]  # where slices come from, in the order in which the first of a name is taken
     listen: tuple[Listen, ...]
     control_socket: Path | None  # None: beside the state
     control_group: str | None  # whose members may give orders beside root and the program's own user
     apmon: ApmonKeys | None = None  # None: nothing is pushed
     warnings: tuple[Problem, ...] = ()
+
+    @property
+    def slice_files(self) -> tuple[Path, ...]:
+        """Return the sources that are files."""
+        return tuple(at.path for at in self.sources if isinstance(at, FileAt))
 
     @property
     def control_path(self) -> Path:
@@ -228,10 +222,11 @@ def read_config(document: Document, path: Path) -> Config:
     if faults or keys is None:
         problems = [document.problem(fault.path, fault.text) for fault in faults]
         raise ConfigError(sorted(problems, key=lambda problem: problem.line))
-    defaults = _terms(keys)
+    defaults, node = _terms(keys), keys.node or socket.gethostname()
+    sources = tuple(source.at(path.parent, node) for source in keys.slices)
     return Config(
         path=path,
-        node=keys.node or socket.gethostname(),
+        node=node,
         state=path.parent / keys.state,
         interval_seconds=keys.interval,
         shortest_interval_seconds=keys.shortest_interval or min(1.0, keys.interval),
@@ -242,12 +237,12 @@ def read_config(document: Document, path: Path) -> Config:
         devices=keys.devices,
         exempt_prefixes=keys.exempt.prefixes,
         defaults=defaults,
-        slice_files=tuple(path.parent / source.file for source in keys.slices if source.file),
+        sources=sources,
         listen=keys.web.listen,
         control_socket=path.parent / keys.control.socket if keys.control.socket else None,
         control_group=keys.control.group,
         apmon=_with_folder(keys.apmon, path.parent),
-        warnings=tuple(document.problem(fault.path, fault.text) for fault in _warnings(defaults)),
+        warnings=tuple(document.problem(fault.path, fault.text) for fault in _warnings(defaults, sources)),
     )
 
 
@@ -275,6 +270,12 @@ def _contradictions(keys: _Keys, *, faulty: set[Step]) -> Iterator[Fault]:
     """Find what is wrong between keys that are right by themselves; `faulty` are those known to be wrong already."""
     if not keys.devices and "devices" not in faulty:
         yield Fault(("devices",), "is missing; name at least one, as - {name: eth0, cap: 100mbit}")
+    if not any(source.plc for source in keys.slices) and not faulty & {"slices", "devices"}:
+        yield from (
+            Fault(("devices", at, "cap"), MISSING)
+            for at, device in enumerate(keys.devices)
+            if device.cap_bytes_per_second is None
+        )
     if "interval" not in faulty:
         yield from _contradictions_of_times(keys)
     yield from _contradictions_of_defaults(keys)
@@ -323,6 +324,9 @@ def full_rate_on(device: Device, full: int | Limit) -> int | None:
             return full
 
 
-def _warnings(defaults: Mapping[Traffic, LaneTerms]) -> Iterator[Fault]:
+def _warnings(defaults: Mapping[Traffic, LaneTerms], sources: Sequence[SourceAt]) -> Iterator[Fault]:
+    for at, source in enumerate(sources):
+        if text := in_the_open(source):
+            yield Fault(("slices", at, "plc", "url"), text)
     for traffic, terms in defaults.items():
         yield from (Fault(("defaults", traffic.value, *path), text) for path, text in fitting_warnings(terms))

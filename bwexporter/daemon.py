@@ -21,10 +21,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from random import uniform
 from typing import Protocol
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
+from apscheduler.executors.base import BaseExecutor, run_job
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.job import Job
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
@@ -32,8 +35,8 @@ from bwexporter.core.accounting import STEP_TOLERANCE_SECONDS
 from bwexporter.core.hand import Done, Obeyed, told
 from bwexporter.core.lanes import Instant
 from bwexporter.core.orders import Command
-from bwexporter.core.report import Event, EventKind, Report
-from bwexporter.errors import ConfigError
+from bwexporter.core.report import Event, EventKind, Report, SourceStatus
+from bwexporter.errors import ConfigError, Problem
 from bwexporter.pushing import Sink
 from bwexporter.roster import Roll
 from bwexporter.sorting import Sorting
@@ -45,6 +48,8 @@ BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 GUARD_SECONDS = 1.0
 JOB = "turn"
 PUSH_AGAIN_SECONDS = 60.0  # after a push that failed or does not end
+JITTER = 0.1
+"""How far a poll may come before or after its time, as a part of the time between polls."""
 
 
 class Publisher(Protocol):
@@ -64,6 +69,31 @@ class Publisher(Protocol):
 
     def count_misfire(self) -> None:
         """Count a turn that did not begin in time."""
+
+
+class Server(Protocol):
+    """A source of slices that has to be asked."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is called."""
+
+    @property
+    def every_seconds(self) -> float:
+        """Return how often it is to be asked."""
+
+    def poll(self) -> bool:
+        """Ask it, in a thread of its own; say whether what it says has changed."""
+
+
+class Sources(Protocol):
+    """Where slices come from, as far as time is concerned."""
+
+    def polled(self) -> Sequence[Server]:
+        """Return the servers to ask."""
+
+    def statuses(self) -> tuple[SourceStatus, ...]:
+        """Return how all sources stand."""
 
 
 def read_clocks() -> Instant:
@@ -87,6 +117,7 @@ class Daemon:
         call_roll: Callable[[], Roll],
         roll: Roll,
         sorting: Sorting,
+        sources: Sources,
         sinks: Sequence[Sink] = (),
     ) -> None:
         self._turns = turns
@@ -95,6 +126,9 @@ class Daemon:
         self._roll = roll
         self._sorting = sorting
         self._sinks = {f"push {number}": sink for number, sink in enumerate(sinks)}  # by the names of their jobs
+        self._sources = sources
+        self._asked: dict[str, Server] = {}  # by the names of their jobs
+        self._told: frozenset[Problem] = frozenset()
         self._sorting_problems: tuple[str, ...] = ()
         self._reload_wanted = threading.Event()
         self._commands = queue.SimpleQueue[tuple[Command, Future[Done]]]()
@@ -107,7 +141,8 @@ class Daemon:
         self._last_begun_monotonic = time.monotonic()
         self._reload_successful = True
         self._reloaded_wall_seconds = time.time()
-        executors = {"default": ThreadPoolExecutor(1), **{name: ThreadPoolExecutor(1) for name in self._sinks}}
+        pushes = {name: ThreadPoolExecutor(1) for name in self._sinks}
+        executors = {"default": ThreadPoolExecutor(1), "polls": _InThreads(), **pushes}
         self._scheduler = BackgroundScheduler(executors=executors, timezone=UTC)
         self._guard = threading.Thread(target=self._guard_clock, name="clock guard", daemon=True)
 
@@ -138,12 +173,20 @@ class Daemon:
             )
         logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # its troubles reach our listener
         self._scheduler.start()
+        self._schedule_polls()
         self._guard.start()
 
     def reload(self) -> None:
         """Ask for the configuration and the sources to be read anew; the next turn, due at once, does it."""
         self._reload_wanted.set()
         self._wake_in(0.0)
+
+    def ask_all(self) -> None:
+        """Ask the servers that slices come from at once."""
+        for name in tuple(self._asked):
+            job = self._scheduler.get_job(name)
+            if job is not None:
+                job.modify(next_run_time=datetime.now(UTC))
 
     def command(self, command: Command) -> Future[Done]:
         """Leave an order by hand to the next turn, which is due at once; any thread may.
@@ -233,12 +276,12 @@ class Daemon:
         early = self._turns.is_early(now)
         if self._reload_wanted.is_set():
             self._reload_wanted.clear()
-            self._tell(self._turns.take(now, sources=self._roll.sources, info=self._roll.info))
+            self._tell(self._turns.take(now, sources=self._sources.statuses(), info=self._roll.info))
             self._enlist_anew()
             now, early = read_clocks(), False
         commands += self._obeyed(now)
         early = early and not commands
-        report = self._turns.take(now, sources=self._roll.sources, info=self._roll.info, early=early)
+        report = self._turns.take(now, sources=self._sources.statuses(), info=self._roll.info, early=early)
         self._tell(report)
         return report.saved
 
@@ -276,14 +319,48 @@ class Daemon:
         self._reloaded_wall_seconds = time.time()
         self._turns.pace = self._roll.pace
         self.enlist(self._roll)
+        self._schedule_polls()
+
+    def _schedule_polls(self) -> None:
+        """Give each server a job of its own, and take the jobs of those that are no longer asked.
+
+        The first poll comes within a tenth of the time between two, so that nodes which start together do not ask
+        together.
+        """
+        wanted = {f"poll {server.name}": server for server in self._sources.polled()}
+        for name in [name for name, server in self._asked.items() if wanted.get(name) is not server]:
+            del self._asked[name]
+            self._scheduler.remove_job(name)
+        for name, server in wanted.items():
+            if name not in self._asked and not self._stopping.is_set():
+                self._asked[name] = server
+                first = datetime.now(UTC) + timedelta(seconds=uniform(0, JITTER * server.every_seconds))  # noqa: S311 - no secret
+                self._scheduler.add_job(
+                    self._poll,
+                    _AboutFromNow(seconds=server.every_seconds),
+                    [server],
+                    id=name,
+                    executor="polls",
+                    coalesce=True,
+                    misfire_grace_time=None,
+                    next_run_time=first,
+                )
+
+    def _poll(self, server: Server) -> None:
+        """Ask a server; what it says is taken over by a turn, which is due at once where it has changed."""
+        if server.poll() and not self._stopping.is_set():
+            self.reload()
 
     def enlist(self, roll: Roll) -> None:
         """Put a roll's devices on the turns' desks, and say what was wrong with it."""
-        for problem in (*roll.problems, *roll.warnings):
-            log.warning("%s", problem)
+        now = frozenset((*roll.problems, *roll.warnings))
+        for problem in dict.fromkeys((*roll.problems, *roll.warnings)):
+            if problem not in self._told:
+                log.warning("%s", problem)
+        self._told = now
         for desk in roll.desks(self._turns.desks):
             self._turns.enlist(desk)
-        self._sorting.enlist(roll.claims, list(roll.tariffs), roll.config.exempt_prefixes)
+        self._sorting.enlist(roll.claims, list(roll.tariffs), roll.exempt_prefixes)
         for name, sink in self._sinks.items():
             sink.enlist(roll.config.apmon, roll.claims, len(roll.tariffs))
             self._wake_push(name, 0.0)
@@ -345,7 +422,9 @@ class Daemon:
     def _on_trouble(self, event: JobEvent) -> None:
         """Hear of a turn that failed, was late or still ran when the next was due; the next one is not lost."""
         if event.job_id != JOB:
-            return  # a push, which says its troubles itself
+            if event.code == EVENT_JOB_ERROR and event.job_id in self._asked:
+                log.error("%s failed; what it said last holds", event.job_id, exc_info=event.exception)
+            return  # a push says its troubles itself
         if event.code == EVENT_JOB_ERROR:
             stage = self._turns.stage
             log.error("the turn failed at %s; accounts stay as counted", stage, exc_info=event.exception)
@@ -367,6 +446,7 @@ class Daemon:
                 self._wake_in(0.0)
                 for name in self._sinks:
                     self._wake_push(name, 0.0)
+                self.ask_all()
                 offset = now
 
 
@@ -380,6 +460,30 @@ class _FromNow(IntervalTrigger):  # type: ignore[misc]  # APScheduler 3 is not t
     def get_next_fire_time(self, _: datetime | None, now: datetime) -> datetime:
         """Return the time of the next turn, unless a turn says otherwise."""
         return now + timedelta(seconds=self.interval_length)
+
+
+class _AboutFromNow(_FromNow):
+    """Fires about one interval from now, so that nodes which asked a server together do not go on doing so."""
+
+    def get_next_fire_time(self, before: datetime | None, now: datetime) -> datetime:
+        """Return the time of the next poll."""
+        spread = JITTER * self.interval_length
+        return super().get_next_fire_time(before, now) + timedelta(seconds=uniform(-spread, spread))  # noqa: S311 - no secret
+
+
+class _InThreads(BaseExecutor):  # type: ignore[misc]  # APScheduler 3 is not typed
+    """Runs each job in a thread of its own, which the end of the program does not wait for."""
+
+    def _do_submit_job(self, job: Job, run_times: list[datetime]) -> None:
+        threading.Thread(target=self._run, args=(job, run_times), name=job.id, daemon=True).start()
+
+    def _run(self, job: Job, run_times: list[datetime]) -> None:
+        try:
+            events = run_job(job, job._jobstore_alias, run_times, self._logger.name)  # noqa: SLF001 - as executors do
+        except BaseException as error:  # noqa: BLE001 - as executors do
+            self._run_job_error(job.id, error, error.__traceback__)
+        else:
+            self._run_job_success(job.id, events)
 
 
 def _answer(commands: Sequence[tuple[Command, Future[Done], Obeyed]], *, saved: bool) -> None:

@@ -3,18 +3,21 @@
 Turns a URL into bytes, or into one sentence that says why not. Knows: HTTP (through httpx), how much and how long.
 Does not know: what the bytes mean, when to ask again.
 
-Certificates are verified. A redirect stays with the URL's scheme and host, so that no secret and no trust go elsewhere.
+Certificates are verified. A redirect stays with the URL's scheme and host, so that no secret and no trust go elsewhere;
+where the caller allows other hosts, https alone leads there, and httpx leaves the authorization behind.
 The time is that of the whole answer: a server that sends a byte now and then does not hold the caller up.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -57,15 +60,23 @@ def fetch(
     url: str,
     *,
     headers: Mapping[str, str] | None = None,
+    content: bytes | None = None,
+    ca_file: Path | None = None,
+    other_hosts: bool = False,
     most_bytes: int = MOST_BYTES,
     seconds: float = MOST_SECONDS,
 ) -> Answer:
-    """Return what a server answers with status 200; FetchError says in one sentence what it did instead."""
+    """Return what a server answers with status 200; FetchError says in one sentence what it did instead.
+
+    `content` is posted. Where `ca_file` is given, the certificates in it are trusted and no others.
+    """
     deadline = time.monotonic() + seconds
-    with _cut_off(seconds) as seen, httpx.Client(timeout=seconds, max_redirects=MOST_REDIRECTS) as client:
+    trusted = _trusted(ca_file) if ca_file else True
+    with _cut_off(seconds) as seen, httpx.Client(verify=trusted, timeout=seconds) as client:
         try:
-            request = client.build_request("GET", url, headers=headers, extensions={"trace": seen})
-            return _body(client, request, most_bytes, deadline)
+            method = "GET" if content is None else "POST"
+            request = client.build_request(method, url, headers=headers, content=content, extensions={"trace": seen})
+            return _body(client, request, most_bytes, deadline, other_hosts=other_hosts)
         except httpx.TimeoutException:
             raise FetchError(f"{shown_url(url)} did not answer within {seconds:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
@@ -74,8 +85,18 @@ def fetch(
             raise FetchError(f"{shown_url(url)} cannot be fetched: {_reason(error)}") from None
 
 
-def _body(client: httpx.Client, request: httpx.Request, most_bytes: int, deadline: float) -> Answer:
-    """Send a request, following redirects that stay where they are, and read the answer."""
+def _trusted(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        reason = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise FetchError(f"the file of certificates {ca_file} cannot be used: {reason}") from None
+
+
+def _body(
+    client: httpx.Client, request: httpx.Request, most_bytes: int, deadline: float, *, other_hosts: bool
+) -> Answer:
+    """Send a request, following redirects that go where they may, and read the answer."""
     first = request.url
     for _ in range(MOST_REDIRECTS + 1):
         response = client.send(request, stream=True)
@@ -85,15 +106,19 @@ def _body(client: httpx.Client, request: httpx.Request, most_bytes: int, deadlin
             following = response.next_request
         finally:
             response.close()
-        if (following.url.scheme, following.url.host) != (first.scheme, first.host):
+        stays = (following.url.scheme, following.url.host) == (first.scheme, first.host)
+        if not stays and not (other_hosts and first.scheme == following.url.scheme == "https"):
             raise ValueError("it redirects to another scheme or host")
+        if following.method != request.method:
+            raise ValueError("it redirects what is sent to where it is not taken")
         following.extensions["trace"] = request.extensions["trace"]
         request = following
     raise ValueError("it redirects again and again")
 
 
 def _read(response: httpx.Response, most_bytes: int, deadline: float) -> Answer:
-    if response.status_code == httpx.codes.NOT_MODIFIED and "if-none-match" in response.request.headers:
+    conditions = {"if-none-match", "if-modified-since"}
+    if response.status_code == httpx.codes.NOT_MODIFIED and conditions & response.request.headers.keys():
         return Answer(b"", response.headers, unchanged=True)
     if response.status_code != httpx.codes.OK:
         raise ValueError(f"it answers {response.status_code} {response.reason_phrase}".rstrip())

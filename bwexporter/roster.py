@@ -10,18 +10,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bwexporter.config import Config, load_config
+from bwexporter.config import Config, Device, load_config
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, DeviceFacts, Tariffs
 from bwexporter.core.periods import PeriodRule
 from bwexporter.core.report import SliceInfo, SourceStatus
 from bwexporter.errors import ConfigError, Problem
+from bwexporter.kernel.addresses import Addresses
 from bwexporter.kernel.claims import Claim, claim
 from bwexporter.kernel.tree import ManagedTree
-from bwexporter.slices.file import FileSource, Identity, SourceResult, combine, identities
+from bwexporter.slices.caps import cap_of
+from bwexporter.slices.combining import combine
+from bwexporter.slices.file import Identity, identities
+from bwexporter.slices.gathering import Sources
 from bwexporter.slices.ids import allot_ids
+from bwexporter.slices.polled import PolledSource
 from bwexporter.slices.records import RESERVED_NAMES, Match, SliceRecord
+from bwexporter.slices.source import SourceResult
 from bwexporter.slices.tariffs import assemble, slice_warnings
 from bwexporter.turn import Desk, Pace
+from bwexporter.written import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,7 @@ class Roll:
     trees: Mapping[str, ManagedTree]
     tariffs: Mapping[str, tuple[Tariffs, tuple[PeriodRule, ...]]]
     claims: tuple[Claim, ...]
+    exempt_prefixes: tuple[Network, ...]
     ids: Mapping[str, int]
     sources: tuple[SourceStatus, ...]
     info: Mapping[str, SliceInfo]
@@ -56,17 +64,21 @@ class Roster:
         wall_clock: Callable[[], float],
         *,
         user_ids: Callable[[], Mapping[str, int]] = dict,
+        addresses: Callable[[Sequence[str]], Mapping[str, Addresses]] = lambda _: {},
         enforce: bool = True,
-        read_since: Mapping[Path, Identity] | None = None,
+        keeps_files: bool = False,
     ) -> None:
-        self.read_since = dict(read_since or {})  # what the files were when they were read
+        self.read_since: dict[Path, Identity] = {}  # what the files were when they were read
         self._running = config
         self._user_ids = user_ids
+        self._addresses = addresses
         self._facts = facts
         self._remembered = remembered
         self._wall_clock = wall_clock
         self._enforce = enforce
-        self._sources: dict[Path, FileSource] = {}
+        self._sources = Sources(config.state, wall_clock, user_ids, keeps_files=keeps_files)
+        self._records: dict[str, SliceRecord] = {}  # as they run
+        self._statuses: tuple[SourceStatus, ...] = ()
         self._last_success: dict[str, float] = {}
 
     def pace(self) -> Pace:
@@ -83,10 +95,13 @@ class Roster:
         if anew:
             self.read_since |= identities([config.path])
             config, kept = _what_can_change(self._running, load_config(config.path))
-        trees = {device.name: self._tree(config, device.name) for device in config.devices}
+        self._check_line_rates(config)
         self.read_since |= identities(config.slice_files)
-        results = [self._source(path).read() for path in config.slice_files]
-        records, problems = combine(results)
+        results = self._sources.read(config.sources)
+        caps, cap_problems = self._caps(config, results)
+        trees = {device.name: self._tree(device, caps.get(device.name)) for device in config.devices}
+        records, problems = combine(results, self._records)
+        problems = (*problems, *cap_problems)
         ids, id_problems = allot_ids(records, self._remembered())
         tariffs = {}
         for name, tree in trees.items():
@@ -101,16 +116,20 @@ class Roster:
             tariffs[name] = (of_device, rules)
             problems = (*problems, *device_problems)
         self._running = config
+        self._records = {record.name: record for record in records}
+        problems = (*problems, *id_problems)
+        self._statuses = tuple(self._status(result, problems) for result in results)
         return Roll(
             config=config,
             pace=self._pace(config),
             trees=trees,
             tariffs=tariffs,
             claims=_claims(records, ids, self._user_ids()),
+            exempt_prefixes=_exempt(config, results),
             ids=ids,
-            sources=tuple(self._status(result) for result in results),
+            sources=self._statuses,
             info=_info(records, ids),
-            problems=(*kept, *problems, *id_problems),
+            problems=(*kept, *problems),
             warnings=(*config.warnings, *slice_warnings(config, records)),
         )
 
@@ -122,33 +141,64 @@ class Roster:
             enforcing=config.enforce and self._enforce,
         )
 
-    def _tree(self, config: Config, name: str) -> ManagedTree:
-        device = next(device for device in config.devices if device.name == name)
-        line_rate = device.line_rate_bytes_per_second or self._facts[name].line_rate_bytes_per_second
-        if line_rate is None:
-            text = f"is missing: the driver of {name} does not say its speed; write for example line_rate: 1gbit"
-            raise ConfigError([Problem(str(config.path), 0, f"devices.{name}.line_rate", text)])
-        cap = min(device.cap_bytes_per_second, line_rate)
+    def _check_line_rates(self, config: Config) -> None:
+        for at, device in enumerate(config.devices):
+            if self._line_rate(device) is None:
+                text = f"is missing: the driver of {device.name} does not say its speed; write as line_rate: 1gbit"
+                raise ConfigError([Problem(str(config.path), 0, f"devices[{at}].line_rate", text)])
+
+    def _line_rate(self, device: Device) -> int | None:
+        return device.line_rate_bytes_per_second or self._facts[device.name].line_rate_bytes_per_second
+
+    def _caps(self, config: Config, results: Sequence[SourceResult]) -> tuple[dict[str, int], tuple[Problem, ...]]:
+        """Return the caps that sources give to devices for which the configuration gives none."""
+        names = [device.name for device in config.devices if device.cap_bytes_per_second is None]
+        known = self._addresses(names) if names else {}
+        caps, problems = dict[str, int](), tuple[Problem, ...]()
+        for result in results:
+            for name, addresses in known.items():
+                cap, of_device = cap_of(result, device=name, mac=addresses.mac, ips=addresses.ips)
+                problems = (*problems, *of_device)
+                if cap is not None:
+                    caps.setdefault(name, cap)
+        return caps, problems
+
+    def _tree(self, device: Device, cap_by_source: int | None) -> ManagedTree:
+        line_rate = self._line_rate(device) or 0
+        cap = min(device.cap_bytes_per_second or cap_by_source or line_rate, line_rate)
         return ManagedTree(
-            device=name,
+            device=device.name,
             cap_bytes_per_second=cap,
             line_rate_bytes_per_second=line_rate,
-            default_bytes_per_second=device.default_bytes_per_second or cap,
-            gso_max_bytes=self._facts[name].gso_max_bytes,
+            default_bytes_per_second=min(device.default_bytes_per_second or cap, cap),
+            gso_max_bytes=self._facts[device.name].gso_max_bytes,
         )
 
-    def _source(self, path: Path) -> FileSource:
-        """Return the reader of a file, the same one at each reload: it keeps the last good reading."""
-        return self._sources.setdefault(path, FileSource(path))
+    def polled(self) -> tuple[PolledSource, ...]:
+        """Return the servers that are asked for slices; asking them is not the roster's."""
+        return self._sources.polled
 
-    def _status(self, result: SourceResult) -> SourceStatus:
-        if result.up:
+    def statuses(self) -> tuple[SourceStatus, ...]:
+        """Return how the sources stand; servers may have been asked since the last call. For the turn's thread."""
+        asked = {source.name: source.read() for source in self.polled()}
+        return tuple(
+            replace(status, last_success_wall_seconds=asked[status.name].last_success_wall_seconds or 0.0)
+            if status.name in asked
+            else status
+            for status in self._statuses
+        )
+
+    def _status(self, result: SourceResult, problems: Sequence[Problem]) -> SourceStatus:
+        """Return how a source stands; what is wrong between its records and others' is a problem of its own too."""
+        if result.last_success_wall_seconds is not None:
+            self._last_success[result.source] = result.last_success_wall_seconds
+        elif result.up:
             self._last_success[result.source] = self._wall_clock()
         return SourceStatus(
             name=result.source,
             up=result.up,
             slices=len(result.records),
-            problems=tuple(str(problem) for problem in result.problems),
+            problems=tuple(str(problem) for problem in problems if problem.file == result.source),
             last_success_wall_seconds=self._last_success.get(result.source, 0.0),
         )
 
@@ -196,6 +246,12 @@ def _claims(records: Sequence[SliceRecord], ids: Mapping[str, int], user_ids: Ma
         replace(claim(ROOT_SLICE, ids[ROOT_SLICE], Match(), user_ids), uids=((0, 0),)),
         claim(DEFAULT_SLICE, ids[DEFAULT_SLICE], Match(), user_ids),
     )
+
+
+def _exempt(config: Config, results: Sequence[SourceResult]) -> tuple[Network, ...]:
+    """Return the prefixes that the configuration and the sources exempt, each once."""
+    of_sources = (prefix for result in results for prefix in result.reading.exempt)
+    return tuple(dict.fromkeys((*config.exempt_prefixes, *of_sources)))
 
 
 def _info(records: Sequence[SliceRecord], ids: Mapping[str, int]) -> dict[str, SliceInfo]:

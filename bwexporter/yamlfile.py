@@ -51,8 +51,11 @@ class Document:
     lines: Mapping[int, Mapping[Step, int]] = field(repr=False)  # by id() of a container, which `data` keeps alive
 
     def line_of(self, path: KeyPath) -> int:
-        """Return the line (from 1) at which a path stands; of a path that is not there, the line of what holds it."""
-        line, value = 1, self.data
+        """Return the line (from 1) at which a path stands; of a path that is not there, the line of what holds it.
+
+        0 where lines are not known.
+        """
+        line, value = min(len(self.lines), 1), self.data
         for step in path:
             known = self.lines.get(id(value), {})
             if step not in known or not isinstance(value, (dict, list)):
@@ -68,13 +71,17 @@ class Document:
 
 def load_yaml(path: Path) -> Document:
     """Read one file. ConfigError names everything wrong with it as YAML, or why it cannot be read."""
+    return parse_yaml(read_content(path), file=str(path))
+
+
+def read_content(path: Path) -> bytes:
+    """Return the bytes of a file, one more than it may have at most; ConfigError where it cannot be read."""
     try:
         with path.open("rb") as stream:
-            content = stream.read(LARGEST_FILE_BYTES + 1)
+            return stream.read(LARGEST_FILE_BYTES + 1)
     except OSError as trouble:
         reason = trouble.strerror or "unknown trouble"
         raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {reason}")]) from trouble
-    return parse_yaml(content, file=str(path))
 
 
 def parse_yaml(content: bytes, *, file: str) -> Document:

@@ -48,6 +48,7 @@ DOORS = {
         "bwexporter.control",
         "bwexporter.settings",
         "bwexporter.slices",
+        "bwexporter.sources",
         "bwexporter.written",
         "bwexporter.pushes",
     },

@@ -108,7 +108,7 @@ def test_a_device_whose_speed_nobody_knows_is_a_problem_of_its_key(tmp_path: Pat
     with pytest.raises(ConfigError) as refused:
         Files(tmp_path, facts=unknown).call(anew=False)
 
-    assert ["devices.eth1.line_rate"] == [problem.key for problem in refused.value.problems]
+    assert ["devices[1].line_rate"] == [problem.key for problem in refused.value.problems]
     assert "line_rate: 1gbit" in str(refused.value.problems[0])
 
 

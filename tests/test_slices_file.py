@@ -9,7 +9,9 @@ from threading import Event, Thread
 
 import pytest
 
-from bwexporter.slices.file import FileSource, combine, identities, watch
+from bwexporter.slices.combining import combine
+from bwexporter.slices.file import FileSource, identities, watch
+from bwexporter.slices.shelf import Shelf
 
 DATA = Path(__file__).parent / "data"
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -53,13 +55,37 @@ def test_a_vanished_file_keeps_the_last_good_records(tmp_path: Path) -> None:
     assert source.read().records == ()
 
 
+def test_a_file_that_is_bad_at_the_start_is_as_it_was(tmp_path: Path) -> None:
+    """A program that is started again while a file is bad goes on with what that said; `check` keeps nothing."""
+    path, shelf = tmp_path / "slices.yml", Shelf(tmp_path / "state.db", "file", "slices.yml")
+    path.write_text("slices: [{name: a}]")
+    FileSource(path).read()
+    assert shelf.take() is None
+    FileSource(path, shelf).read()
+    path.write_text("slices: [")
+    result = FileSource(path, shelf).read()
+    assert (result.up, [record.name for record in result.records]) == (False, ["a"])
+    path.write_text("slices: []")
+    source = FileSource(path, shelf)
+    assert (source.read().records, source.read().problems) == ((), ())
+
+
+def test_what_cannot_be_kept_for_the_next_start_is_a_problem(tmp_path: Path) -> None:
+    """The file holds all the same."""
+    path = tmp_path / "slices.yml"
+    path.write_text("slices: [{name: a}]")
+    result = FileSource(path, Shelf(tmp_path / "gone" / "state.db", "file", "slices.yml")).read()
+    assert (result.up, len(result.records)) == (True, 1)
+    assert "cannot be kept for the next start: No such file or directory" in str(result.problems[0])
+
+
 def test_problems_name_the_slice(tmp_path: Path) -> None:
     """Whoever reads the log need not open the file to know whose value is bad."""
     path = tmp_path / "slices.yml"
     path.write_text("slices:\n  - name: a\n    normal: {share: 0}\n  - {name: b, id: 0}\n")
     assert [str(problem) for problem in FileSource(path).read().problems] == [
         f"{path}:3: slices[0].normal.share: is 0 and must be a whole number from 1 to 10000 (slice a)",
-        f"{path}:4: slices[1].id: is 0 and must be a whole number from 1 to 28670 (this slice is left out)",
+        f"{path}:4: slices[1].id: is 0 and must be a whole number from 1 to 28670 (this record is left out)",
     ]
 
 
@@ -67,10 +93,10 @@ def test_a_name_stands_once_in_a_file(tmp_path: Path) -> None:
     """The second of a name is an error that names both places; the first stays."""
     path = tmp_path / "slices.yml"
     path.write_text("slices:\n  - {name: a, id: 1}\n  - {name: a, id: 2}\n")
-    result = FileSource(path).read()
-    assert [record.slice_id for record in result.records] == [1]
-    assert f"{path}:3" in str(result.problems[0])
-    assert f"{path}:2" in result.problems[0].text
+    records, problems = combine([FileSource(path).read()], {})
+    assert [record.slice_id for record in records] == [1]
+    assert f"{path}:3" in str(problems[0])
+    assert f"{path}:2" in problems[0].text
 
 
 def test_a_name_stands_in_one_source(tmp_path: Path) -> None:
@@ -78,9 +104,9 @@ def test_a_name_stands_in_one_source(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yml", tmp_path / "second.yml"
     first.write_text("slices: [{name: a, id: 1}]")
     second.write_text("slices:\n  - name: b\n  - name: a\n")
-    records, problems = combine([FileSource(first).read(), FileSource(second).read()])
+    records, problems = combine([FileSource(first).read(), FileSource(second).read()], {})
     assert [(record.name, record.slice_id) for record in records] == [("a", 1), ("b", None)]
-    text = f"{second}:3: name: a stands at {first}:1 already; that one holds"
+    text = f"{second}:3: name: a stands at {first}:1 already; that one holds (override: true would patch it)"
     assert [str(problem) for problem in problems] == [text]
 
 
@@ -92,7 +118,7 @@ def test_a_file_that_is_down_keeps_its_names(tmp_path: Path) -> None:
     source = FileSource(first)
     source.read()
     first.write_text("slices: [")
-    records, problems = combine([source.read(), FileSource(second).read()])
+    records, problems = combine([source.read(), FileSource(second).read()], {})
     assert [record.slice_id for record in records] == [1]
     assert len(problems) == 2
 

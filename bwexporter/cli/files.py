@@ -10,13 +10,15 @@ from bwexporter.config import Config, Device
 from bwexporter.core.lanes import DeviceFacts
 from bwexporter.roster import Roll, Roster
 
+_USUAL_LINE_BYTES_PER_SECOND = 125_000_000
+
 
 def roll_of(config: Config) -> Roll:
-    """Call the roll; where only the driver says the line rate, the cap stands in for it."""
+    """Call the roll; where only the driver says the line rate, the cap or else 1 Gbit/s stands in for it."""
     facts = {device.name: _facts(device) for device in config.devices}
     return Roster(config, facts, remembered=dict, wall_clock=float).call(anew=False)
 
 
 def _facts(device: Device) -> DeviceFacts:
-    line_rate = device.line_rate_bytes_per_second or device.cap_bytes_per_second
+    line_rate = device.line_rate_bytes_per_second or device.cap_bytes_per_second or _USUAL_LINE_BYTES_PER_SECOND
     return DeviceFacts(device.name, ifindex=0, line_rate_bytes_per_second=line_rate, gso_max_bytes=0)

@@ -18,6 +18,7 @@ from bwexporter.config import load_config
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Instant
 from bwexporter.daemon import read_clocks
+from bwexporter.kernel.addresses import addresses_of
 from bwexporter.kernel.htb import Device
 from bwexporter.roster import Roll, Roster
 from bwexporter.state import NOTHING_SAVED, peek
@@ -43,7 +44,8 @@ def standing(config_path: Path, *, take_over: bool = False) -> Iterator[Standing
         doors = [open_things.enter_context(Device(one.name, take_over=take_over)) for one in config.devices]
         facts = {door.name: door.facts() for door in doors}
         remembered = alive_ids(kept.ids, kept.ledgers.values())
-        roll = Roster(config, facts, lambda: remembered, time.time, user_ids=user_ids).call(anew=False)
+        roster = Roster(config, facts, lambda: remembered, time.time, user_ids=user_ids, addresses=addresses_of)
+        roll = roster.call(anew=False)
         now = read_clocks()
         desks = {
             door.name: first_desk(

@@ -35,7 +35,7 @@ def check(config_path: Path, slice_name: str | None, *, probing: bool, as_json: 
     with standing(config_path) as found:
         if slice_name is not None and not any(lane.slice_name == slice_name for lane in _lanes(found)):
             raise BwexporterError(f"there is no slice {slice_name!r}; `bwexporter slices` lists them")
-        is_sorted = tells_apart(found.roll.claims, found.roll.config.exempt_prefixes)
+        is_sorted = tells_apart(found.roll.claims, found.roll.exempt_prefixes)
         known = _findings(found, slice_name, probing=probing) if is_sorted else []
     if as_json:
         click.echo(json.dumps({"sorted": is_sorted, "lanes": [_row(one) for one in known]}, indent=2))
@@ -52,7 +52,7 @@ def _findings(found: Standing, slice_name: str | None, *, probing: bool) -> list
     classifier, roll = Classifier(), found.roll
     looks = [desk.unread for desk in found.desks.values() if desk.unread is not None]
     existing = {handle for look in looks for handle in look.classes.handle.tolist()}
-    asked = wanted(roll.claims, list(found.desks), roll.config.exempt_prefixes, existing=existing)
+    asked = wanted(roll.claims, list(found.desks), roll.exempt_prefixes, existing=existing)
     rules = classifier.possible(asked)
     devices = [_watched(desk, slice_name) for desk in found.desks.values()]
     send = probe.send if probing else None

@@ -30,6 +30,7 @@ from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.lanes import DeviceFacts, Instant, Ledger, Snapshot
 from bwexporter.daemon import Daemon, read_clocks
 from bwexporter.errors import ConfigError, DeviceRefused, KernelUnreadable, Problem
+from bwexporter.kernel.addresses import addresses_of
 from bwexporter.kernel.classifier import Classifier
 from bwexporter.kernel.htb import Device
 from bwexporter.kernel.watch import Watch
@@ -66,7 +67,7 @@ def set_up_logging(*, verbose: bool) -> None:
     under_systemd = "JOURNAL_STREAM" in os.environ
     form = "%(levelname)s %(message)s" if under_systemd else "%(asctime)s %(levelname)s %(message)s"
     logging.basicConfig(stream=sys.stderr, level=logging.DEBUG if verbose else logging.INFO, format=form)
-    for talkative in ("watchfiles", "asyncio", "apscheduler", "pyroute2"):
+    for talkative in ("watchfiles", "asyncio", "apscheduler", "pyroute2", "httpx", "httpcore"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
 
 
@@ -116,16 +117,21 @@ class Node:
             self._remembered,
             time.time,
             user_ids=user_ids,
+            addresses=addresses_of,
             enforce=not wanted.shadow,
-            read_since=read_since,
+            keeps_files=True,
         )
+        self._roster.read_since |= read_since
         self._exposition = Exposition(list(opened))
         sorting = Sorting(Classifier(take_over=wanted.take_over))
         self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter, sorting, orders=state.hand)
         self._file_watch = _FileWatch(self._roster)
         roll = self._call_roll(anew=False)
+        changed = [server.poll() for server in self._roster.polled() if wanted.once or server.kept is None]
+        if any(changed):  # the first turn already has the slices of servers that answer
+            roll = self._call_roll(anew=False)
         sinks = () if wanted.once else (ApmonSink(config.node, time.monotonic),)
-        self._daemon = Daemon(self._turns, self._exposition, self._call_roll, roll, sorting, sinks)
+        self._daemon = Daemon(self._turns, self._exposition, self._call_roll, roll, sorting, self._roster, sinks)
         ledgers, now = state.load(), read_clocks()
         self._turns.desks = {
             name: first_desk(device, roll, ledger_of(ledgers, facts[name], now), state.lost_at_wall_seconds)
@@ -147,7 +153,7 @@ class Node:
         ended = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: ended.set())
-        signal.signal(signal.SIGHUP, lambda *_: self._daemon.reload())
+        signal.signal(signal.SIGHUP, lambda *_: self._read_all_anew())
         server.start()
         self._daemon.start()
         control.start()
@@ -165,6 +171,10 @@ class Node:
         saved = self._daemon.stop(hold=self._on_stop is OnStop.HOLD)
         server.stop()
         return 0 if saved else 1
+
+    def _read_all_anew(self) -> None:
+        self._daemon.reload()
+        self._daemon.ask_all()
 
     def _control(self) -> Control:
         """Open the socket for orders by hand."""

@@ -1,24 +1,23 @@
 """Slices from files that a person writes.
 
-Turns a YAML file into records and problems, several sources' results into one set of records, and changes on disk
-into a call. Knows: the file's outer keys, how editors and mounted volumes replace files. Does not know: what a record
-holds, who wants to hear of a change.
+Turns a YAML file into records and problems, and changes on disk into a call. Knows: how editors and mounted volumes
+replace files. Does not know: what stands in the file, who wants to hear of a change.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 
 import watchfiles
 
 from bwexporter.errors import ConfigError, Problem
-from bwexporter.slices.records import SliceRecord, read_record
-from bwexporter.written import Fault, unknown_key
-from bwexporter.yamlfile import Document, load_yaml
+from bwexporter.slices.listing import read_listing
+from bwexporter.slices.shelf import NOT_KEPT, Kept, Shelf
+from bwexporter.slices.source import NOTHING, Reading, SourceResult
+from bwexporter.yamlfile import parse_yaml, read_content
 
 Identity = tuple[int, ...] | None
 
@@ -27,85 +26,44 @@ _SETTLE_MS = 200
 _STEP_MS = 250  # watchfiles looks through what the kernel has told as often as this; its own 50 ms cost an idle node
 
 
-@dataclass(frozen=True, slots=True)
-class SourceResult:
-    """What a source says now: records of the last good reading, and every problem of this one."""
-
-    source: str
-    records: tuple[SliceRecord, ...]
-    problems: tuple[Problem, ...]
-    up: bool  # false: this reading failed as a whole, and the records are older
-
-
 class FileSource:
-    """One file of slices, with its last good reading."""
+    """One file of slices, with its last good reading. With a shelf that one outlives the program."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shelf: Shelf | None = None) -> None:
         self.path = path
-        self._good: tuple[SliceRecord, ...] = ()
+        self.name = str(path)
+        self._shelf = shelf
+        self._good: Reading | None = None
+        self._content = b""
 
     def read(self) -> SourceResult:
         """Read the file anew; one that cannot be used as a whole leaves the last good records as they are."""
-        name = str(self.path)
         try:
-            document = load_yaml(self.path)
-            items = _items(document)
+            content = read_content(self.path)
+            self._good = read_listing(parse_yaml(content, file=self.name))
         except ConfigError as refused:
-            return SourceResult(name, self._good, refused.problems, up=False)
-        self._good, problems = _read_items(document, items)
-        return SourceResult(name, self._good, tuple(sorted(problems, key=lambda problem: problem.line)), up=True)
+            if self._good is None:
+                self._good = self._of_another_day()
+            return SourceResult(self.name, self._good, refused.problems, up=False)
+        return SourceResult(self.name, self._good, (*self._good.problems, *self._kept(content)), up=True)
 
+    def _of_another_day(self) -> Reading:
+        """Return what the file said when the program ran last; the file has not been good since it was started."""
+        kept = self._shelf.take() if self._shelf else None
+        try:
+            return read_listing(parse_yaml(kept.text.encode(), file=self.name)) if kept else NOTHING
+        except ConfigError:
+            return NOTHING
 
-def _items(document: Document) -> list[object]:
-    """Return the list below `slices`; ConfigError."""
-    data = document.data
-    if data is None:
-        raise ConfigError([Problem(document.file, 0, "", "is empty; write slices: [] if there are none")])
-    if not isinstance(data, dict):
-        raise ConfigError([Problem(document.file, 1, "", "must be a mapping with the key slices")])
-    problems = [document.problem((key,), unknown_key(key, ["slices"])) for key in data if key != "slices"]
-    if "slices" not in data:
-        raise ConfigError([*problems, Problem(document.file, 1, "slices", "is missing; write slices: [] for none")])
-    items = data["slices"]
-    if problems or not isinstance(items, list):
-        wrong = [] if isinstance(items, list) else [document.problem(("slices",), "must be a list; write [] for none")]
-        raise ConfigError([*problems, *wrong])
-    return items
-
-
-def _read_items(document: Document, items: Sequence[object]) -> tuple[tuple[SliceRecord, ...], list[Problem]]:
-    records, problems = [], []
-    for at, item in enumerate(items):
-        place = ("slices", at)
-        record, faults = read_record(item, source=document.file, line=document.line_of(place))
-        problems += [document.problem(place + fault.path, _naming(fault, record)) for fault in faults]
-        if record is not None:
-            records.append(record)
-    kept, again = _first_of_each_name(records)
-    return kept, problems + again
-
-
-def _naming(fault: Fault, record: SliceRecord | None) -> str:
-    """Say whose fault it is, and that a slice without a record is left out for it."""
-    return f"{fault.text} (slice {record.name})" if record else f"{fault.text} (this slice is left out)"
-
-
-def _first_of_each_name(records: Iterable[SliceRecord]) -> tuple[tuple[SliceRecord, ...], list[Problem]]:
-    """Return the first record of each name, and a problem for each further one that names both places."""
-    first: dict[str, SliceRecord] = {}
-    problems = []
-    for record in records:
-        known = first.setdefault(record.name, record)
-        if known is not record:
-            text = f"{record.name} stands at {known.source}:{known.line} already; that one holds"
-            problems.append(Problem(record.source, record.line, "name", text))
-    return tuple(first.values()), problems
-
-
-def combine(results: Sequence[SourceResult]) -> tuple[tuple[SliceRecord, ...], tuple[Problem, ...]]:
-    """Return the records of all sources in their order and all problems; of one name the first record stays."""
-    records, again = _first_of_each_name(record for result in results for record in result.records)
-    return records, (*(problem for result in results for problem in result.problems), *again)
+    def _kept(self, content: bytes) -> tuple[Problem, ...]:
+        """Keep what is good for the next start, and return what is wrong with that."""
+        if self._shelf is None or content == self._content:
+            return ()
+        trouble = self._shelf.put(Kept(content.decode()))
+        if not trouble:
+            self._content = content
+            return ()
+        return (Problem(self.name, 0, "", f"{NOT_KEPT}: {trouble}"),)
 
 
 def identities(paths: Sequence[Path]) -> Mapping[Path, Identity]:

@@ -1,8 +1,8 @@
 """The slice record: what a source says of one slice, checked.
 
 Turns plain data of one slice, plain keys and PlanetLab tags alike, into a frozen SliceRecord and a list of faults.
-Knows: the keys of a record, the tags and their fixed units (kbit/s of 1000 bits, KByte of 1024 bytes). Does not know:
-files, devices that exist, defaults, other slices.
+Knows: the keys of a record, that a plain key beats a tag, which settings contradict each other. Does not know: files,
+devices that exist, defaults, other slices.
 
 A bad value costs its key alone, whose default then holds. A bad name or id costs the slice.
 """
@@ -10,16 +10,17 @@ A bad value costs its key alone, whose default then holds. A bad name or id cost
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, StrictStr
 
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, Traffic
-from bwexporter.settings import MOST_SHARES, LaneSettings, contradictions
-from bwexporter.units import rate_of_kbit, shown, volume_of_kbyte
+from bwexporter.settings import LaneSettings, contradictions
+from bwexporter.slices.tags import SWITCH, TAGS, read_tags, switches_off
+from bwexporter.units import shown
 from bwexporter.written import (
     DeviceName,
     Fault,
@@ -30,7 +31,6 @@ from bwexporter.written import (
     Written,
     check,
     read_whole,
-    unknown_key,
 )
 from bwexporter.yamlfile import KeyPath
 
@@ -102,7 +102,7 @@ class _Keys(Written):
     tags: dict[str, Any] = Field(default_factory=dict)
     class_: NotYet = Field(default=None, alias="class")
     exempt_class: NotYet = None
-    override: NotYet = None
+    override: Flag = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +123,26 @@ class SliceRecord:
     everything_off: bool
     source: str
     line: int  # 0 where the source has no lines
+    override: bool  # patches an earlier record of the name with the keys that it gives
+    origins: Mapping[str, str]  # where each given key was given, as "normal.full": "slices.yml:3 (tag net_max_rate)"
+
+    @property
+    def place(self) -> str:
+        """Return where the record stands."""
+        return f"{self.source}:{self.line}" if self.line else self.source
 
     def settings(self, traffic: Traffic) -> LaneSettings:
         """Return what the record says of one traffic."""
         return self.normal if traffic is Traffic.NORMAL else self.exempt
 
 
-def read_record(data: object, *, source: str, line: int) -> tuple[SliceRecord | None, list[Fault]]:
-    """Check the plain data of one slice; None where its name or id is bad. Paths of faults count from the record."""
+def read_record(
+    data: object, *, source: str, line: int, levels: Mapping[str, str] | None = None
+) -> tuple[SliceRecord | None, list[Fault]]:
+    """Check the plain data of one slice; None where its name or id is bad. Paths of faults count from the record.
+
+    `levels` says of tags at which level they were given, as "node", where the source knows levels.
+    """
     keys, faults = check(_Keys, data)
     if keys is None or any(fault.path[:1] in {("name",), ("id",)} for fault in faults):
         return None, faults
@@ -139,8 +151,8 @@ def read_record(data: object, *, source: str, line: int) -> tuple[SliceRecord | 
         text = f"{keys.name} is on every device; only its settings can be given"
         faults += [Fault((key,), text) for key in misplaced]
         keys = keys.model_copy(update={key: _Keys.model_fields[key].default for key in misplaced})
-    tags, tag_faults = _read_tags(keys)
-    switched_off = _is_switch_off(keys.name, keys.tags.get("net_max_rate"))
+    tags, tag_faults = read_tags(keys.name, keys.tags)
+    switched_off = switches_off(keys.name, keys.tags.get(SWITCH))
     normal, normal_faults = _over_tags(keys, Traffic.NORMAL, tags)
     exempt, exempt_faults = _over_tags(keys, Traffic.EXEMPT, tags)
     record = SliceRecord(
@@ -155,71 +167,58 @@ def read_record(data: object, *, source: str, line: int) -> tuple[SliceRecord | 
         everything_off=switched_off or (keys.off and keys.name == DEFAULT_SLICE),
         source=source,
         line=line,
+        override=keys.override,
+        origins={},
     )
-    return record, [*faults, *tag_faults, *normal_faults, *exempt_faults]
+    given = _origins(keys, record, tags, levels or {}, switched_off=switched_off)
+    return replace(record, origins=dict(given)), [*faults, *tag_faults, *normal_faults, *exempt_faults]
 
 
-class _Tag(NamedTuple):
-    traffic: Traffic
-    setting: str  # a field of LaneSettings
-    read: Callable[[int], int]
+SETTINGS: Mapping[str, str] = {field.alias or name: name for name, field in LaneSettings.model_fields.items()}
+"""The settings of a lane, by the keys that people write."""
 
-
-_TAGS: Mapping[str, _Tag] = {
-    f"net_{infix}{ending}": _Tag(traffic, setting, read)
-    for traffic, infix in ((Traffic.NORMAL, ""), (Traffic.EXEMPT, "i2_"))
-    for ending, setting, read in (
-        ("min_rate", "guarantee_bytes_per_second", rate_of_kbit),
-        ("max_rate", "full", rate_of_kbit),
-        ("max_kbyte", "allowance_bytes", volume_of_kbyte),
-        ("thresh_kbyte", "threshold", volume_of_kbyte),
-        ("share", "share", partial(read_whole, least=1, most=MOST_SHARES)),
-    )
-}
-
-
-def _read_tags(keys: _Keys) -> tuple[dict[str, int], list[Fault]]:
-    """Return the values of the tags in our units, by the tags' names."""
-    values, faults = {}, []
-    for name, written in keys.tags.items():
-        if _is_switch_off(keys.name, written) and name == "net_max_rate":
-            continue
-        try:
-            values[name] = _read_tag(name, written)
-        except ValueError as trouble:
-            faults.append(Fault(("tags", name), str(trouble)))
-    return values, faults
-
-
-def _is_switch_off(slice_name: str, written: object) -> bool:
-    """Tell whether a `net_max_rate` switches everything off, which only that of `_default` can."""
-    return slice_name == DEFAULT_SLICE and not isinstance(written, bool) and written in (-1, "-1")
-
-
-def _read_tag(name: str, written: object) -> int:
-    """Read one tag; PLC hands out numbers as text."""
-    tag = _TAGS.get(name)
-    if tag is None:
-        raise ValueError(unknown_key(name, _TAGS))
-    number = int(written) if isinstance(written, str) and re.fullmatch(r"-?[0-9]{1,18}", written) else written
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise ValueError(f"is {shown(written)} and must be a whole number without a unit")  # noqa: TRY004 - one kind
-    return tag.read(number)
+_WHOLE = ("off", "shadow")
+"""Settings that a record can give for both kinds of traffic at once."""
 
 
 def _over_tags(keys: _Keys, traffic: Traffic, tags: Mapping[str, int]) -> tuple[LaneSettings, list[Fault]]:
     """Return a traffic's plain settings, completed by its tags, without what then contradicts itself."""
     plain = keys.normal if traffic is Traffic.NORMAL else keys.exempt
-    names = {_TAGS[name].setting: name for name in tags if _TAGS[name].traffic is traffic}
+    names = {TAGS[name].setting: name for name in tags if TAGS[name].traffic is traffic}
     names = {setting: name for setting, name in names.items() if getattr(plain, setting) is None}
     whole = {"off": plain.off or keys.off, "shadow": plain.shadow or keys.shadow}
     settings = plain.model_copy(update={**whole, **{setting: tags[name] for setting, name in names.items()}})
-    settings_of = {field.alias or name: name for name, field in LaneSettings.model_fields.items()}
     faults: list[Fault] = []
     dropped: dict[str, None] = {}
     for fault in contradictions(settings) if names else []:
-        setting = settings_of[str(fault.path[0])]
+        setting = SETTINGS[str(fault.path[0])]
         path: KeyPath = ("tags", names[setting]) if setting in names else (traffic.value, *fault.path)
         faults.append(Fault(path, fault.text))
         dropped[setting] = None
     return settings.model_copy(update=dropped) if dropped else settings, faults
+
+
+def _origins(
+    keys: _Keys, record: SliceRecord, tags: Mapping[str, int], levels: Mapping[str, str], *, switched_off: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield each key that holds, with where it was given."""
+    here = record.place
+    for key in ("id", "owners", "devices"):
+        if key in keys.model_fields_set:
+            yield key, here
+    yield from ((f"match.{key}", here) for key in keys.match.model_fields_set)
+    yield from ((f"labels.{key}", here) for key in keys.labels)
+    if switched_off or "off" in keys.model_fields_set:
+        yield "everything_off", here
+    for traffic, plain in ((Traffic.NORMAL, keys.normal), (Traffic.EXEMPT, keys.exempt)):
+        of_tags = {TAGS[name].setting: name for name in tags if TAGS[name].traffic is traffic}
+        given = plain.model_fields_set | (keys.model_fields_set & set(_WHOLE))
+        for key, setting in SETTINGS.items():
+            if getattr(record.settings(traffic), setting) is None:
+                continue
+            if setting in given:
+                yield f"{traffic.value}.{key}", here
+            elif setting in of_tags:
+                name = of_tags[setting]
+                level = f" of the {levels[name]}" if name in levels else ""
+                yield f"{traffic.value}.{key}", f"{here} (tag {name}{level})"

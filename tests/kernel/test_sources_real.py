@@ -1,0 +1,257 @@
+"""Slices from each kind of source under running traffic on the real kernel: added, changed, removed, returned, down."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.kernel.daemon_rig import (
+    PACKET_BYTES,
+    Greedy,
+    Program,
+    Room,
+    Traffic,
+    handle_of,
+    skip_where_no_room_can_be_made,
+    wait_for,
+)
+from tests.servers import Asked, Certificates, Plc, Says, Server, sliver
+
+pytestmark = pytest.mark.kernel
+
+SECRET = "s3cr3t-t0ken"  # noqa: S105 - of this test
+FULL = {"full": "80mbit", "allowance": "unlimited"}
+CONFIG = {
+    "node": "room",
+    "interval": "300ms",
+    "look_margin": "100ms",
+    "devices": [{"name": "v0", "cap": "400mbit", "line_rate": "800mbit"}],
+    "defaults": {"normal": FULL, "exempt": FULL},
+}
+NEIGHBOUR = {"name": "neighbour", "id": 1}
+ALLOWANCE_BYTES, THRESHOLD_BYTES = 20_480_000_000, 102_400
+PACKETS = 110  # just above the threshold
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_can_be_made() -> None:
+    skip_where_no_room_can_be_made()
+
+
+class Origin(Protocol):
+    """A source of each kind, as the test changes it. `tight` says whether the slice has an allowance."""
+
+    item: dict[str, Any]
+    slice_id: int
+
+    def say(self, *names: str, tight: bool = False) -> None:
+        """Give slices."""
+
+    def fail(self) -> None:
+        """Give nothing that can be used."""
+
+
+class Files:
+    """A second file of slices."""
+
+    def __init__(self, folder: Path, _: Callable[[Server], str]) -> None:
+        self.item, self.slice_id = {"file": "more.yml"}, 2
+        self._path = folder / "more.yml"
+
+    def say(self, *names: str, tight: bool = False) -> None:
+        """Rename a new file over the old one, as editors do."""
+        beside = self._path.with_suffix(".new")
+        beside.write_text(json.dumps({"slices": [_plain(name, tight=tight) for name in names]}))
+        beside.replace(self._path)
+
+    def fail(self) -> None:
+        """Leave half a file."""
+        self._path.write_text("slices: [")
+
+
+class Http:
+    """A list at a URL."""
+
+    def __init__(self, folder: Path, serve: Callable[[Server], str]) -> None:
+        (folder / "token").write_text(SECRET)
+        self._server = Server(lambda _: Says(b"", 500))
+        url = serve(self._server)
+        self.item = {"http": {"url": f"{url}/slices", "every": "1s", "ca_file": "ca.pem", "token_file": "token"}}
+        self.slice_id = 2
+
+    def say(self, *names: str, tight: bool = False) -> None:
+        """Answer whoever has the token."""
+        body = json.dumps({"slices": [_plain(name, tight=tight) for name in names]}).encode()
+        self._server.answer = lambda asked: (
+            Says(body) if asked.headers.get("authorization") == f"Bearer {SECRET}" else Says(b"", 401)
+        )
+
+    def fail(self) -> None:
+        """Break off in the middle of the answer."""
+        self._server.answer = lambda _: Says(b'{"slices": []}').half
+
+
+class Central:
+    """A PlanetLab Central."""
+
+    def __init__(self, folder: Path, serve: Callable[[Server], str]) -> None:
+        (folder / "auth.yml").write_text(f"AuthMethod: password\nUsername: noc\nAuthString: {SECRET}\n")
+        self._plc = Plc()
+        self._server = Server(self._plc.answer)
+        url = serve(self._server)
+        self.item = {"plc": {"url": f"{url}/PLCAPI/", "every": "1s", "ca_file": "ca.pem", "auth_file": "auth.yml"}}
+        self.slice_id = 2
+
+    def say(self, *names: str, tight: bool = False) -> None:
+        """Give slivers; tags have KByte and text."""
+        self._server.answer = self._plc.answer
+        tags = [("net_max_kbyte", str(ALLOWANCE_BYTES // 1024)), ("net_thresh_kbyte", str(THRESHOLD_BYTES // 1024))]
+        self._plc.data["slivers"] = [sliver(name, *(tags if tight else [])) for name in names]
+
+    def fail(self) -> None:
+        """Answer with a fault that repeats the password."""
+
+        def answer(asked: Asked) -> Says:
+            return Says(self._plc.answer(asked).body[:60])
+
+        self._server.answer = answer
+
+
+def _plain(name: str, *, tight: bool) -> dict[str, Any]:
+    normal = {"allowance": f"{ALLOWANCE_BYTES}B", "threshold": f"{THRESHOLD_BYTES}B"} if tight else {}
+    return {"name": name, "id": 2, "normal": normal}
+
+
+class Node:
+    """A room, a program in it with a file of one slice and a source of one kind."""
+
+    def __init__(self, room: Room, program: Program, origin: Origin) -> None:
+        self.room, self.program, self.origin, self.traffic = room, program, origin, Traffic(room)
+
+    def has(self, name: str) -> bool:
+        """Say whether a slice has lanes and classes."""
+        return (name, "normal") in self.program.lanes() and handle_of(self.origin.slice_id) in self.room.classes()
+
+    def source(self, family: str) -> float:
+        """Return a metric of the source."""
+        (value,) = (
+            value
+            for series, value in self.program.metrics().items()
+            if series.startswith(f"bwexporter_source_{family}{{") and "/slices.yml" not in series
+        )
+        return value
+
+
+@pytest.fixture(params=[Files, Http, Central], ids=["file", "http", "plc"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    """Return a running node whose source gives the slice `ann`."""
+    certificates = Certificates(tmp_path)
+    with ExitStack() as open_things:
+        room = open_things.enter_context(Room())
+
+        def serve(server: Server) -> str:
+            with room.entered():
+                return open_things.enter_context(server.running(certificates.here)).url
+
+        origin = request.param(tmp_path, serve)
+        origin.say("ann")
+        config = {**CONFIG, "slices": [{"file": "slices.yml"}, origin.item]}
+        program = open_things.enter_context(Program(room, tmp_path, config, [NEIGHBOUR]))
+        yield Node(room, program.start(), origin)
+
+
+def test_slices_come_change_go_return_and_outlive_trouble(node: Node) -> None:
+    """Accounts are kept, caps are right within a turn of the change, and the neighbour never notices."""
+    program, origin = node.program, node.origin
+    assert node.has("ann"), "the first turn has the slices of every source"
+    with Greedy(node.traffic, handle_of(1)):
+        node.traffic.send(("ann", "normal"), handle_of(2), PACKETS)
+        program.turn()
+        assert program.lane("ann")["period_used_bytes"] == PACKETS * PACKET_BYTES
+        assert program.lane("ann")["verdict"] == "within"
+
+        origin.say("ann", tight=True)
+        assert_capped(node)
+
+        origin.say()
+        wait_for(lambda: not node.has("ann"), what="the removal")
+        origin.say("ann", tight=True)
+        wait_for(lambda: node.has("ann"), what="the return")
+        assert_capped(node)
+
+        origin.fail()
+        wait_for(lambda: node.source("up") == 0, what="the trouble")
+        for _ in range(2):
+            program.turn()
+            assert_capped(node)
+        assert node.source("slices") == 1
+        assert node.source("problems") > 0
+
+        origin.say("ann")
+        wait_for(lambda: node.source("up") == 1, what="the end of the trouble")
+        wait_for(lambda: program.lane("ann")["verdict"] == "within", what="the change")
+        assert program.lane("ann")["period_used_bytes"] == PACKETS * PACKET_BYTES
+    neighbour = program.lane("neighbour")
+    assert neighbour["verdict"] == "within"
+    assert len(program.events("counter_restarted", "neighbour")) == 0
+
+
+def assert_capped(node: Node) -> None:
+    """See that ann is soon capped to what is left of its allowance, by account and in the kernel."""
+    program = node.program
+    wait_for(lambda: program.lane("ann")["verdict"] == "over_threshold", what="the cap")
+    lane = program.lane("ann")
+    assert lane["period_used_bytes"] == PACKETS * PACKET_BYTES
+    spread = (ALLOWANCE_BYTES - PACKETS * PACKET_BYTES) / (lane["period_end_timestamp_seconds"] - time.time())
+    assert lane["ceiling_bytes_per_second"] == pytest.approx(spread, rel=0.02)
+    assert node.room.classes()[handle_of(2)].ceiling == pytest.approx(spread, rel=0.02)
+
+
+def test_trouble_is_told_once_and_no_secret_ever(node: Node, tmp_path: Path) -> None:
+    """One line when a source goes down, none while it stays down; a restart meanwhile removes nobody."""
+    program, origin = node.program, node.origin
+    origin.fail()
+    wait_for(lambda: node.source("up") == 0, what="the trouble")
+    name = str(tmp_path / "more.yml") if isinstance(origin, Files) else "https://localhost"
+    told = [line for line in program.said().splitlines() if f" {name}" in line]
+    assert len(told) == 1, told
+    for _ in range(5 if isinstance(origin, Files) else 10):
+        program.turn()
+    assert [line for line in program.said().splitlines() if f" {name}" in line] == told
+    program.kill()
+    program.start()
+    assert node.has("ann")
+    state = b"".join(path.read_bytes() for path in tmp_path.glob("state.db*") if path.is_file())
+    assert SECRET not in program.said() + json.dumps(program.answer()) + json.dumps(program.metrics())
+    assert SECRET.encode() not in state
+
+
+def test_sighup_asks_at_once(tmp_path: Path) -> None:
+    """Whoever has just changed something need not wait for the next poll."""
+    with ExitStack() as open_things:
+        room = open_things.enter_context(Room())
+        server = Server(lambda _: Says(b'{"slices": [{"name": "ann", "id": 2}]}'))
+        certificates = Certificates(tmp_path)
+        with room.entered():
+            open_things.enter_context(server.running(certificates.here))
+        item = {"http": {"url": f"{server.url}/slices", "every": "1h", "ca_file": "ca.pem"}}
+        config = {**CONFIG, "slices": [{"file": "slices.yml"}, item]}
+        program = open_things.enter_context(Program(room, tmp_path, config, [NEIGHBOUR])).start()
+        assert ("ann", "normal") in program.lanes()
+        server.answer = lambda _: Says(b'{"slices": [{"name": "ann", "id": 2}, {"name": "bob", "id": 3}]}')
+        program.signal(signal.SIGHUP)
+        wait_for(lambda: ("bob", "normal") in program.lanes(), what="the answer")
+        asked = len(server.asked)
+        server.answer = lambda _: Says(b"{}" * 1000, trickle_seconds=0.05)
+        program.signal(signal.SIGHUP)
+        wait_for(lambda: len(server.asked) > asked, what="the request")
+        began = time.monotonic()
+        assert program.stop() == 0, "a server that is slow does not hold up the end"
+        assert time.monotonic() - began < 10
