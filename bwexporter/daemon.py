@@ -134,6 +134,7 @@ class Daemon:
         self._commands = queue.SimpleQueue[tuple[Command, Future[Done]]]()
         self._in_turn = False
         self._stopping = threading.Event()
+        self._taking = threading.Lock()
         self._waking = threading.Lock()
         self._stirred = False  # somebody changed what is ours since the last turn began
         self._last_full: Report | None = None
@@ -210,9 +211,8 @@ class Daemon:
     def stop(self, *, hold: bool) -> bool:
         """End: the running turn ends, what was sent is counted once more and saved; true where it was saved."""
         self._stopping.set()
-        for name in self._sinks:
-            self._scheduler.remove_executor(name, shutdown=False)  # a push that waits for a server holds up no end
-        self._scheduler.shutdown(wait=True)
+        with self._taking:  # The scheduler would wait with its lock held, which the running turn needs to end.
+            self._scheduler.shutdown(wait=False)
         for _, waiting in self._taken_commands():
             waiting.set_exception(ValueError("bwexporter is being stopped: nothing was done"))
         saved = self.finish(hold=hold)
@@ -249,7 +249,12 @@ class Daemon:
         return 3 * self._turns.pace.interval_seconds + 2.0
 
     def take_turn(self) -> None:
-        """Take the turn that is due, and set the time of the next one."""
+        """Take the turn that is due, and set the time of the next one; none while the program is being stopped."""
+        with self._taking:
+            if not self._stopping.is_set():
+                self._take_and_answer()
+
+    def _take_and_answer(self) -> None:
         commands = list[tuple[Command, Future[Done], Obeyed]]()
         with self._waking:
             self._in_turn, self._stirred = True, False

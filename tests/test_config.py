@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from bwexporter.core.lanes import UNLIMITED, Traffic
 from bwexporter.core.periods import Calendar, Rolling, Unit
 from bwexporter.errors import ConfigError
 from bwexporter.settings import Limit
+from bwexporter.sources import HttpAt, PlcAt, _HttpKeys, _PlcKeys
 from bwexporter.yamlfile import parse_yaml
 
 DATA = Path(__file__).parent / "data"
@@ -327,6 +330,30 @@ def test_names_of_parameters_tell_apart_what_others_do_not(
     assert asked
     assert parameter == asked.parameter_of(devices)
     assert ("https://h/f",) == asked.sources
+
+
+def test_the_example_of_each_source_is_right(tmp_path: Path) -> None:
+    """What is commented out can be used as it stands, names every key, and says the defaults."""
+    text = (DEPLOY / "bwexporter.yml").read_text()
+    path = tmp_path / "bwexporter.yml"
+    path.write_text(re.sub(r"(?m)^  # (- (?:http|plc):$|    [a-z_]+: )", r"  \1", text))
+    _, http, plc = load_config(path).sources
+    assert isinstance(http, HttpAt)
+    assert isinstance(plc, PlcAt)
+    assert replace(http.polling, url="", ca_file=None) == replace(plc.polling, url="", ca_file=None)
+    assert (http.polling.every_seconds, http.polling.timeout_seconds, http.polling.guard) == (600, 30, True)
+    assert (plc.node, plc.exempt_group, plc.slice_prefix) == ("node1.example.org", "Internet2", "pl")
+    for key in {*_HttpKeys.model_fields, *_PlcKeys.model_fields}:
+        assert f"{key}:" in text
+
+
+def test_a_cap_may_be_left_to_plc(tmp_path: Path) -> None:
+    """Only to PLC; over http it is asked with a warning."""
+    text = "devices: [{name: eth0}]\nslices: [{plc: {url: http://plc.example.org/PLCAPI/}}]\n"
+    config = loaded(tmp_path, text)
+    assert config.devices[0].cap_bytes_per_second is None
+    assert "can read the password" in str(config.warnings[0])
+    assert [problem.key for problem in problems_of(tmp_path, "devices: [{name: eth0}]\n")] == ["devices[0].cap"]
 
 
 def problems_of_bytes(content: bytes) -> None:
