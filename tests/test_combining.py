@@ -50,10 +50,8 @@ def test_of_a_name_in_two_sources_the_one_that_runs_stays(files: Files) -> None:
     """Also where the other source comes first."""
     files.read(first=[], second=[{"name": "a", "id": 2}])
     assert files.read(first=[{"name": "a", "id": 1}])["a"].slice_id == 2
-    assert files.said == [
-        "second.yml:2: name: a stands at first.yml:2 already; the record that runs stays "
-        "(override: true would patch it)"
-    ]
+    (said,) = files.said
+    assert said.startswith("second.yml:2: name: a stands at first.yml:2 already; the record that runs stays")
     assert files.read(second=[])["a"].slice_id == 1
     assert files.said == []
 
