@@ -664,6 +664,13 @@ class TestListening:
             assert idle.recv(1) == half_way.recv(1) == b""
         server.stop()
 
+    @pytest.mark.parametrize("listen", ["127.0.0.1:0", ":0"])
+    def test_an_answer_never_waits_for_its_head_to_be_acknowledged(self, daemon: Facts, listen: str) -> None:
+        """Clients acknowledge late, so that every scrape over a kept connection would take 40 ms."""
+        listening = bind(listen)
+        with serving(daemon, listening):
+            assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
     def test_a_server_that_never_started_can_be_stopped(self, daemon: Facts) -> None:
         """Stopping closes the sockets also where it never came to starting."""
         listening = bind("127.0.0.1:0")

@@ -349,10 +349,12 @@ class _Parts(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's shape
         """Send the head and the pieces."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if scope["method"] != "HEAD":
-            for piece in _pieces(self._parts):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        waiting = b""
+        for piece in _pieces(self._parts) if scope["method"] != "HEAD" else ():
+            if waiting:
+                await send({"type": "http.response.body", "body": waiting, "more_body": True})
+            waiting = piece
+        await send({"type": "http.response.body", "body": waiting, "more_body": False})
 
 
 def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
