@@ -131,7 +131,7 @@ def test_what_is_said_of_the_formula_is_what_the_law_did(used: int, remaining: f
     assert print_rate(figures.ceiling_bytes_per_second) in text
     if figures.reason is Reason.OVER_THRESHOLD:
         plain = (figures.allowance_bytes - figures.used_bytes) / remaining
-        assert ("so it has the floor" in text) == (plain < figures.ceiling_bytes_per_second <= floor < full)
+        assert ("so it has the floor" in text) == (plain < figures.ceiling_bytes_per_second <= floor)
         assert ("so it has that" in text) == (figures.ceiling_bytes_per_second >= full)
         if "rounded down" in text or text.endswith(f"= {print_rate(int(plain))}."):
             assert plain * 63 / 64 - 1 <= figures.ceiling_bytes_per_second <= plain
