@@ -30,7 +30,7 @@ def commands(text: str) -> Iterator[list[str]]:
     text = text.replace("\\|", "|")
     lines = [line for block in _BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
     for line in [*lines, *_INLINE.findall(text)]:
-        found = re.search(r"(?:^|[\s/])bwexporter\s+(?=[a-z\-])(.*)", line.split("#")[0])
+        found = re.search(r"(?:^|[\s/])bwexporter\s+(?=[a-z|-]+(?:\s|$))(.*)", line.split("#")[0])
         if found and not line.lstrip().startswith(("docker", "useradd", "install", "systemctl", "cp", "ln", "apt")):
             yield shlex.split(re.split(r"[|>;&]|\s{2,}\(", found[1])[0].replace("`", ""))
 
