@@ -46,6 +46,7 @@ PLAY = """
           - {name: ann, id: 1, match: {addresses: [10.9.9.1/32]}, normal: {full: 10mbit, allowance: 5GB}}
         bwexporter_start: false
 """
+URL = "http://127.0.0.1:10099"
 ONE_CAPABILITY = 1 << 12  # CAP_NET_ADMIN
 
 _SEND = "import socket; s = socket.socket(2, 2); [s.sendto(bytes(1000), ('10.9.9.2', 9)) for _ in range(100)]"
@@ -84,23 +85,37 @@ def main() -> int:
 
 def by_pip(tree: Tree) -> None:
     """Install the wheel into a virtual environment, and the unit by hand, as docs/install.md says."""
-    run_here(
-        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tree.root / "root"), str(ROOT)]
-    )
+    deliver(tree)
+    tree.run("python3", "-m", "venv", "/opt/bwexporter")
+    tree.run("sh", "-ec", "cd /root && /opt/bwexporter/bin/pip install -q -c constraints.txt bwexporter-*.whl")
+    tree.run("ln", "-s", "/opt/bwexporter/bin/bwexporter", "/usr/bin/bwexporter")
+    by_hand(tree)
+
+
+def by_pipx(tree: Tree) -> None:
+    """Let pipx make the virtual environment."""
+    deliver(tree)
+    tree.run("apt-get", "install", "-qq", "-y", "--no-install-recommends", "pipx")
+    where = ("PIPX_HOME=/opt/pipx", "PIPX_BIN_DIR=/usr/bin")
+    tree.run("env", *where, "sh", "-ec", "cd /root && pipx install --pip-args='-c constraints.txt' ./bwexporter-*.whl")
+    by_hand(tree)
+
+
+def deliver(tree: Tree) -> None:
+    """Put the wheel, the versions that were tested and the files for deployment into the tree."""
+    wheel = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tree.root / "root"), str(ROOT)]
+    run_here(wheel)
     tree.put(ROOT / "constraints.txt", "/root/constraints.txt")
     tree.put(ROOT / "deploy", "/root/deploy")
-    tree.run("sh", "-ec", "cd /root && python3 -m venv /opt/bwexporter && "
-             "/opt/bwexporter/bin/pip install -q -c constraints.txt bwexporter-*.whl")  # fmt: skip
+
+
+def by_hand(tree: Tree) -> None:
+    """Make the user, put the units in place, and write the configuration."""
     tree.run(
-        "sh",
-        "-ec",
-        """
-ln -s /opt/bwexporter/bin/bwexporter /usr/bin/bwexporter
-useradd --system --home-dir /var/lib/bwexporter --shell /usr/sbin/nologin bwexporter
-cp /root/deploy/systemd/*.service /etc/systemd/system/
-cp /root/deploy/systemd/bwexporter.default /etc/default/bwexporter
-""",
+        *("useradd", "--system", "--home-dir", "/var/lib/bwexporter", "--shell", "/usr/sbin/nologin", "bwexporter")
     )
+    tree.run("sh", "-ec", "cp /root/deploy/systemd/*.service /etc/systemd/system/")
+    tree.run("cp", "/root/deploy/systemd/bwexporter.default", "/etc/default/bwexporter")
     configure(tree)
 
 
@@ -118,12 +133,8 @@ def by_deb(tree: Tree) -> None:
 
 def by_ansible(tree: Tree) -> None:
     """Let the role install it on the system itself, twice: the second time nothing changes."""
-    run_here(
-        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tree.root / "root"), str(ROOT)]
-    )
+    deliver(tree)
     tree.put(ROOT / "deploy" / "ansible", "/root/ansible")
-    tree.put(ROOT / "deploy" / "systemd", "/root/ansible/roles/bwexporter/files")
-    tree.put(ROOT / "constraints.txt", "/root/constraints.txt")
     tree.run(
         "sh",
         "-ec",
@@ -137,7 +148,7 @@ def by_ansible(tree: Tree) -> None:
     tree.run("bwexporter", "check")
 
 
-WAYS: Mapping[str, Callable[[Tree], None]] = {"pip": by_pip, "deb": by_deb, "ansible": by_ansible}
+WAYS: Mapping[str, Callable[[Tree], None]] = {"pip": by_pip, "pipx": by_pipx, "deb": by_deb, "ansible": by_ansible}
 
 
 def try_way(suite: str, way: str, folder: Path) -> None:
@@ -184,7 +195,9 @@ def see_it_work(booted: Booted) -> None:
     booted.run("sh", "-c", f"cat > /etc/bwexporter/slices.yml <<'E'\n{SLICES % '20mbit'}E")
     booted.run("systemctl", "reload", "bwexporter")
     wait_for(lambda: "ceil 20Mbit" in booted.run("tc", "class", "show", "dev", "eth0"), "the new full rate")
-    is_one("status", booted.run("setpriv", "--reuid=65534", "--clear-groups", "bwexporter", "status"), "ann")
+    is_one(
+        "status", booted.run("setpriv", "--reuid=65534", "--clear-groups", "bwexporter", "status", "--url", URL), "ann"
+    )
     booted.run("systemctl", "stop", "bwexporter")
     is_one("class after the end", booted.run("tc", "class", "show", "dev", "eth0"), "1:1001")
     is_one("end", booted.run("journalctl", "-u", "bwexporter", "--no-pager"), "stopping")
@@ -209,14 +222,14 @@ def shown(booted: Booted, name: str) -> str:
 
 def used_bytes(booted: Booted) -> int:
     """Return what the slice has used, as it is published."""
-    lines = booted.run("python3", "-c", _ASK, "http://127.0.0.1:10099/metrics").splitlines()
+    lines = booted.run("python3", "-c", _ASK, f"{URL}/metrics").splitlines()
     wanted = 'bwexporter_slice_period_used_bytes{device="eth0",slice="ann",traffic="normal"} '
     return next(int(float(line.removeprefix(wanted))) for line in lines if line.startswith(wanted))
 
 
 def assert_tells(what: str, booted: Booted, line: str) -> None:
     """See a line among the metrics."""
-    lines = booted.run("python3", "-c", _ASK, "http://127.0.0.1:10099/metrics").splitlines()
+    lines = booted.run("python3", "-c", _ASK, f"{URL}/metrics").splitlines()
     if line not in lines:
         raise Failed(f"{what}: the metrics lack {line!r}")
 
