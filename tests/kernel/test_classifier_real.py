@@ -65,12 +65,12 @@ class Node:
         self.build()
         self.before = self.counted()
 
-    def build(self) -> None:
-        """Build what is missing of the tree."""
+    def build(self, ceiling_bytes_per_second: int = GIGABIT) -> None:
+        """Build what is missing of the tree, and set every lane's ceiling."""
         ids = [*range(1, SLICES + 1), DEFAULT_ID]
         both = [Traffic.NORMAL, Traffic.EXEMPT] * len(ids)
         tariffs = make_tariffs(len(both), traffic=both, slice_id=np.repeat(ids, 2))
-        given = {"asked_ceiling_bytes_per_second": GIGABIT, "guarantee_bytes_per_second": 125}
+        given = {"asked_ceiling_bytes_per_second": ceiling_bytes_per_second, "guarantee_bytes_per_second": 125}
         classes = TREE.wanted(tariffs, table(Verdicts, len(both), {"admitted_ratio": 1.0}, given))
         snapshot = self.device.look()
         ours = TREE.owns(snapshot.classes.handle)

@@ -6,6 +6,11 @@ to after the second. Lower bounds are asserted with room for a machine that is b
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +21,24 @@ import pytest
 
 from bwexporter.core import plan
 from bwexporter.core.lanes import Snapshot, Verdicts
+from bwexporter.kernel.claims import Claim
 from bwexporter.kernel.htb import Device
 from bwexporter.kernel.tree import ManagedTree
 from tests.builders import GIGABIT, make_counters, make_tariffs, table
 from tests.kernel.conftest import RealRig, run
-from tests.kernel.test_classifier_real import THERE, Neighbour
+from tests.kernel.test_classifier_real import (
+    SECONDS,
+    THERE,
+    Neighbour,
+    Node,
+    neighbour,
+    node,
+    route,
+)
 from tests.load import Lane, Senders, Sink
 
 pytestmark = pytest.mark.kernel
+__all__ = ["neighbour", "node"]
 
 MEGABIT = 125_000
 GSO_BYTES = 65_536
@@ -166,3 +181,45 @@ def test_fifty_greedy_lanes_stay_under_the_node_cap_and_share_it_as_told(stage: 
     assert each[2] >= 0.8 * guarantee * (last.before - first.after)
     plain = np.median(each[3:])
     assert 2.0 <= each[1] / plain <= 4.0
+
+
+TIMED_SENDER = """
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    s.sendto(time.time_ns().to_bytes(8) + bytes(950), ("10.9.0.2", 9))
+    time.sleep(0.01)
+"""
+SO_TIMESTAMPNS = 35
+
+
+def test_a_capped_lane_is_slow_but_not_late(node: Node, neighbour: Neighbour) -> None:
+    """A forwarded host sends four times the 25 kB/s that it may, to a class that had a gigabit before.
+
+    What passes has waited less than half a second: its sender is not one that a full buffer would hold back.
+    """
+    route(neighbour)
+    node.apply(Claim("a", FIRST, None, prefixes=(ipaddress.ip_network("10.8.0.2/32"),)))
+    node.build(25_000)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as arriving:
+        arriving.bind(("v1", 0x0800))
+        arriving.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        arriving.settimeout(SECONDS)
+        sender = subprocess.Popen([*neighbour.inside, sys.executable, "-c", TIMED_SENDER])
+        try:
+            waited = [delay_of(arriving) for _ in range(100)]
+        finally:
+            sender.kill()
+            sender.wait()
+    look = node.device.look()
+    assert look.counts.dropped_packets[look.classes.handle == FIRST] > 0
+    # The first ones found the queue empty; of the later ones each has waited behind others.
+    assert 0.05 < float(np.median(waited[20:]))
+    assert max(waited) < 0.5
+
+
+def delay_of(arriving: socket.socket) -> float:
+    """Return how long the next packet was under way: from its sender's clock to that of the device's driver."""
+    data, told, _, _ = arriving.recvmsg(2048, 64)
+    seconds, nanoseconds = struct.unpack("qq", told[0][2])
+    return seconds + nanoseconds / 1e9 - int.from_bytes(data[42:50]) / 1e9
