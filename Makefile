@@ -66,7 +66,7 @@ test: lint
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/dev.stamp
-	$(call need,unshare:util-linux tc:iproute2)
+	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 nft:nftables)
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 soak: $(VENV)/dev.stamp

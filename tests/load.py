@@ -4,7 +4,8 @@ Turns a list of lanes into traffic that always waits for its class. Knows: socke
 measured. `python -m tests.load send LANES` sends until its standard input ends, `python -m tests.load sink` takes what
 arrives at any address of its network namespace, and both say when they are ready.
 
-UDP is as greedy as the class lets it: a socket's buffer is full while packets wait in the queue.
+UDP is as greedy as the class lets it: a socket's buffer is full while packets wait in the queue. The buffer has to be
+less than the queue holds (a quarter of a second), or the sender would only turn round and round.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PORT = 5000
 UDP_PAYLOAD_BYTES = 1400
 _ROOT = Path(__file__).parents[1]
 _WRITE = bytes(1 << 16)
+_SO_SNDBUFFORCE = 32
 _READY = b"ready\n"
 
 
@@ -32,7 +34,7 @@ class Lane(NamedTuple):
 
     protocol: str
     handle: int
-    udp_buffer_bytes: int = 1 << 16
+    ceiling_bytes_per_second: int = 12_500_000
 
 
 class _Process:
@@ -104,7 +106,12 @@ def _open(to: str, lane: Lane) -> socket.socket:
     sender = socket.socket(socket.AF_INET, kind)
     sender.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, lane.handle)
     if kind == socket.SOCK_DGRAM:
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, lane.udp_buffer_bytes)
+        # The kernel doubles it, and counts some 2.3 kB for each of these packets.
+        buffer = min(max(4096, lane.ceiling_bytes_per_second // 10), 4 << 20)
+        try:
+            sender.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, buffer)
+        except PermissionError:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     sender.connect((to, PORT))
     sender.setblocking(False)
     return sender

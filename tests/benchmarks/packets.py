@@ -25,7 +25,7 @@ from tests.benchmarks import ground
 
 DEVICE = "vpackets"
 SIZES = (10, 1000, 10_000)
-COUNT = 60_000
+COUNT, REPEATS = 20_000, 4
 NO_RULES = 0
 _ADDRESSES = int(ipaddress.IPv4Address("10.64.0.0"))
 _PREFIXES, _PREFIX_BYTES = int(ipaddress.IPv4Address("10.128.0.0")), 16
@@ -76,7 +76,8 @@ def measure(folder: Path, rounds: int, say: Callable[[str], None], sizes: tuple[
                     except DeviceRefused as refused:
                         say(f"{size} slices: {refused}")
                         continue
-                    costs[name, size].append(ask(load(size)))
+                    # The least of some: what comes on top is other programs' doing.
+                    costs[name, size].append(min(ask(load(size)) for _ in range(REPEATS)))
     classifier.remove()
     return costs
 

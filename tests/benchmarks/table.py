@@ -32,13 +32,14 @@ def show(console: Console, machine: Machine, results: Results, goals: list[Goal]
     """Print everything."""
     console.print(f"\n{machine}", highlight=False)
     base = "turn, C" if any(results.has("turn, C", size) for size in sizes) else "turn, durable"
-    for part in ("wall", "cpu"):
-        console.print(_turn_table(results, sizes, base, part))
-    console.print(_stage_table(results, sizes))
-    console.print(_read_table(results, sizes))
-    console.print(_write_table(results))
-    console.print(_exposition_table(results, sizes))
-    console.print(_wait_table(results, sizes))
+    if sizes:
+        for part in ("wall", "cpu"):
+            console.print(_turn_table(results, sizes, base, part))
+        console.print(_stage_table(results, sizes))
+        console.print(_read_table(results, sizes))
+        console.print(_write_table(results))
+        console.print(_exposition_table(results, sizes))
+        console.print(_wait_table(results, sizes))
     console.print(_goal_table(goals))
 
 

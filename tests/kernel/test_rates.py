@@ -13,18 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bwexporter.core import plan
-from bwexporter.core.lanes import Snapshot, Verdicts
 from bwexporter.kernel.claims import Claim
 from bwexporter.kernel.htb import Device
-from bwexporter.kernel.tree import ManagedTree
-from tests.builders import GIGABIT, make_counters, make_tariffs, table
+from tests.builders import GIGABIT
 from tests.kernel.conftest import RealRig, run
 from tests.kernel.test_classifier_real import (
     SECONDS,
@@ -36,31 +33,13 @@ from tests.kernel.test_classifier_real import (
     route,
 )
 from tests.load import Lane, Senders, Sink
+from tests.stage import FIRST, GSO_BYTES, Look, backlogged_windows, look_at, set_lanes
 
 pytestmark = pytest.mark.kernel
 __all__ = ["neighbour", "node"]
 
 MEGABIT = 125_000
-GSO_BYTES = 65_536
-FIRST = 0x11001
 LOOK_SECONDS = 0.25
-
-
-@dataclass(frozen=True)
-class Look:
-    """A dump of the classes, with the times before and after it."""
-
-    before: float
-    after: float
-    snapshot: Snapshot
-
-    def sent(self, handle: int) -> int:
-        """Return the bytes of a class."""
-        return int(self.snapshot.counts.sent_bytes[self.snapshot.classes.handle == handle][0])
-
-    def queued(self, handle: int) -> int:
-        """Return the backlog of a class."""
-        return int(self.snapshot.backlog_bytes[self.snapshot.classes.handle == handle][0])
 
 
 class Stage:
@@ -73,37 +52,18 @@ class Stage:
         neighbour.run(f"ip address add {THERE}/24 dev v1")
         self.inside = neighbour.inside
 
-    def lanes(self, ceilings: Sequence[int], cap: int = GIGABIT, line: int = GIGABIT, **given: object) -> list[int]:
-        """Build a tree with a lane for each ceiling; return their classes."""
-        count = len(ceilings)
-        tariffs = make_tariffs(count, share=given.pop("share", 1))
-        verdicts = table(
-            Verdicts,
-            count,
-            {"admitted_ratio": 1.0, "guarantee_bytes_per_second": 125},
-            {"asked_ceiling_bytes_per_second": np.array(ceilings), **given},
-        )
-        tree = ManagedTree("v0", cap, line, cap, GSO_BYTES)
-        snapshot = self.device.look()
-        ours = tree.owns(snapshot.classes.handle)
-        changes = plan.diff(tree.wanted(tariffs, verdicts), snapshot, ours=ours, known=make_counters(0), enforced=None)
-        assert not self.device.apply(changes).errno.any()
-        return [FIRST + at for at in range(count)]
-
-    def look(self) -> Look:
-        """Look at the classes."""
-        before = time.monotonic()
-        snapshot = self.device.look()
-        return Look(before, time.monotonic(), snapshot)
+    def lanes(self, ceilings: Sequence[int], **given: Any) -> list[int]:
+        """Give it lanes."""
+        return set_lanes(self.device, ceilings, **given)
 
     def watch(self, lanes: Sequence[Lane], *, seconds: float = 2.0, settle: float = 0.5) -> list[Look]:
         """Let lanes send, and look again and again."""
         with Sink(self.inside), Senders(THERE, lanes):
             time.sleep(settle)
-            looks = [self.look()]
+            looks = [look_at(self.device)]
             while looks[-1].before < looks[0].before + seconds:
                 time.sleep(LOOK_SECONDS)
-                looks.append(self.look())
+                looks.append(look_at(self.device))
         return looks
 
 
@@ -128,19 +88,13 @@ def assert_never_above(looks: Sequence[Look], ceilings: Mapping[int, int], packe
             assert last.sent(handle) - first.sent(handle) <= allowed, (handle, last.after - first.before)
 
 
-def backlogged_windows(looks: Sequence[Look], handle: int) -> Iterator[tuple[Look, Look]]:
-    """Yield the windows at both ends of which packets waited: what a class then sent is all that it was let."""
-    waiting = [look for look in looks if look.queued(handle)]
-    yield from combinations(waiting, 2)
-
-
 @pytest.mark.parametrize("protocol", ["udp", "tcp"])
 def test_no_lane_is_ever_above_its_ceiling(stage: Stage, protocol: str) -> None:
     """1, 10 and 100 mbit at once, over every window; and a lane that always waits gets most of what it may."""
     ceilings = [1 * MEGABIT, 10 * MEGABIT, 100 * MEGABIT]
     handles = stage.lanes(ceilings)
     packet = 1442 if protocol == "udp" else GSO_BYTES + 14
-    looks = stage.watch([Lane(protocol, handle) for handle in handles])
+    looks = stage.watch([Lane(protocol, *one) for one in zip(handles, ceilings, strict=True)])
     assert_never_above(looks, dict(zip(handles, ceilings, strict=True)), packet)
     for handle, ceiling in list(zip(handles, ceilings, strict=True))[:2]:
         first, last = max(backlogged_windows(looks, handle), key=lambda pair: pair[1].before - pair[0].after)
@@ -151,12 +105,12 @@ def test_no_lane_is_ever_above_its_ceiling(stage: Stage, protocol: str) -> None:
 def test_nor_is_one_that_sends_as_fast_as_this_machine_can(stage: Stage, protocol: str) -> None:
     """Its ceiling is a part of what passes without one, small enough that packets wait on a busy machine too."""
     (handle,) = stage.lanes([10 * GIGABIT], cap=10 * GIGABIT, line=10 * GIGABIT)
-    first, *_, last = stage.watch([Lane(protocol, handle, 1 << 20)], seconds=0.5)
+    first, *_, last = stage.watch([Lane(protocol, handle, GIGABIT)], seconds=0.5)
     fastest = (last.sent(handle) - first.sent(handle)) / (last.before - first.after)
     for part in (2, 4, 8, 16):
         ceiling = int(fastest / part)
         stage.lanes([ceiling], cap=10 * GIGABIT, line=10 * GIGABIT)
-        looks = stage.watch([Lane(protocol, handle, 1 << 20)], seconds=1.0, settle=0.2)
+        looks = stage.watch([Lane(protocol, handle, GIGABIT)], seconds=1.0, settle=0.2)
         assert_never_above(looks, {handle: ceiling}, 1442 if protocol == "udp" else GSO_BYTES + 14)
         if list(backlogged_windows(looks, handle)):
             return
