@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test lint bench soak dashboards install-check deb clean
+.PHONY: help demo stack test lint bench soak dashboards install-check deb clean
 
 help:
 	@echo "make demo    a node in a private network namespace: real HTB, real traffic, a live table (no root needed)"
+	@echo "make stack   the demo with Prometheus and Alertmanager beside it, each mail shown as it comes"
 	@echo "make test    all checks: lint, types, architecture, tests on the real kernel"
 	@echo "make lint    ruff, mypy --strict, import-linter"
 	@echo "make bench   speed, as ratios side by side in one run"
@@ -53,6 +54,10 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp
 demo: $(VENV)/run.stamp
 	$(call need,unshare:util-linux)
 	@$(BIN)/bwexporter demo $(ARGS)
+
+stack: $(VENV)/dev.stamp
+	$(call need,unshare:util-linux setpriv:util-linux prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager)
+	@$(BIN)/python -m tests.alerting $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check .
