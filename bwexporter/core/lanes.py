@@ -323,12 +323,14 @@ class DeviceFacts:
     gso_max_bytes: int
 
 
+@cache
 def no_classes() -> Classes:
     """Return classes without a row."""
     nothing = np.empty(0, np.int64)
     return Classes(*[nothing.copy() for _ in fields(Classes)])
 
 
+@cache
 def no_endings() -> Endings:
     """Return endings without a row."""
     nothing = np.empty(0, np.int64)

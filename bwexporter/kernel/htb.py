@@ -26,7 +26,6 @@ from bwexporter.core.lanes import (
     Act,
     Changes,
     Classes,
-    Counts,
     DeviceFacts,
     Endings,
     Outcomes,
@@ -50,8 +49,6 @@ _PACKET_BYTES = 1514
 _LEAF_TRIES = 4
 _HANDLE_TAKEN = (errno.EEXIST, errno.EINVAL)  # the latter where a kernel since 6.14 finds it below another class
 _FEW_ROWS = 32
-
-_Found = tuple[Classes, Counts, I8]
 
 
 class Device:
@@ -121,12 +118,12 @@ class Device:
                 self._listener.calm()
                 self._listener.by_others = False
                 root = self._own_root(ifindex)
-                found, intact = self._dump(ifindex) if root else (_nothing(), True)
+                block, intact = self._dump(ifindex) if root else (_nothing(), True)
                 self._drain(ifindex)
                 clean = intact and not self._listener.stirred
                 if clean:
                     break
-            return self._snapshot(ifindex, root, found, clean=clean)
+            return self._snapshot(ifindex, root, block, clean=clean)
 
     def apply(self, changes: Changes) -> Outcomes:
         """Do what the changes say, in their order, and read back what they made of the classes.
@@ -235,26 +232,26 @@ class Device:
             )
         return None
 
-    def _dump(self, ifindex: int) -> tuple[_Found, bool]:
+    def _dump(self, ifindex: int) -> tuple[I8, bool]:
         used, intact = self._requests.dump(wire.RTM_GETTCLASS, wire.Place(ifindex, 0, wire.TREE_HANDLE))
-        return wire.decode_classes(self._requests.arena, used, self._shapes), intact
+        return wire.decode_block(self._requests.arena, used, self._shapes), intact
 
-    def _snapshot(self, ifindex: int, root: wire.Qdisc | None, found: _Found, *, clean: bool) -> Snapshot:
+    def _snapshot(self, ifindex: int, root: wire.Qdisc | None, block: I8, *, clean: bool) -> Snapshot:
         """Put a look together; from here on what has ended counts as told."""
         listener = self._listener
         if listener.root_ended_since_calm:
-            root, found = None, _nothing()
-        classes, counts, backlog_bytes = found
-        rows = self._order(classes, listener.endings_since_calm)
+            root, block = None, _nothing()
+        rows = self._order(block, listener.endings_since_calm)
+        classes, counts, backlog_bytes = wire.columns(block.take(rows, axis=1))
         snapshot = Snapshot(
             device=self.name,
             ifindex=ifindex,
             tree_present=root is not None,
             clean=clean,
             watched_since_last_look=ifindex == self._ifindex and not listener.lost and not listener.link_ended,
-            classes=classes.take(rows),
-            counts=counts.take(rows),
-            backlog_bytes=backlog_bytes[rows],
+            classes=classes,
+            counts=counts,
+            backlog_bytes=backlog_bytes,
             endings=_endings(bytes(listener.endings)),
             tree_endings_bytes=tuple(ended.sent_bytes for ended in listener.roots if _is_ours(ended)),
             tree_sent_bytes=root.sent_bytes if root else 0,
@@ -264,10 +261,11 @@ class Device:
         listener.forget()
         return snapshot
 
-    def _order(self, classes: Classes, ended: bytes) -> I8:
+    def _order(self, block: I8, ended: bytes) -> I8:
         """Return the rows of a snapshot; the kernel lists the same classes in the same order again and again."""
-        if ended or not np.array_equal(classes.handle, self._listed):
-            self._listed, self._rows = classes.handle, _each_once(classes, _endings(ended))
+        if ended or not np.array_equal(block[wire.HANDLE], self._listed):
+            self._listed = block[wire.HANDLE].copy()
+            self._rows = _each_once(self._listed, block[wire.LEAF], _endings(ended))
             if ended:
                 self._listed = np.empty(0, np.int64)
         return self._rows
@@ -350,6 +348,8 @@ class Device:
         """
         classes = changes.classes
         rows = rows[classes.leaf[rows] > 0]
+        if not len(rows):
+            return
         at, present = find(self._classes.handle, classes.handle[rows])
         rows, leaf = rows[present], self._classes.leaf[at[present]]
         before, wanted = changes.before_ceiling_bytes_per_second[rows], classes.ceiling_bytes_per_second[rows]
@@ -459,8 +459,8 @@ def _is_ours(root: wire.Qdisc) -> bool:
     return (root.kind, root.handle, root.default_minor, root.r2q) == ours
 
 
-def _nothing() -> _Found:
-    return wire.decode_classes(b"", 0)
+def _nothing() -> I8:
+    return wire.decode_block(b"", 0, [])
 
 
 def _endings(data: bytes) -> Endings:
@@ -472,17 +472,17 @@ def _endings(data: bytes) -> Endings:
     )
 
 
-def _each_once(classes: Classes, ended: Endings) -> I8:
+def _each_once(handles: I8, leaf: I8, ended: Endings) -> I8:
     """Return the rows in the order of handles: the last reading of each class, none of a life that ended meanwhile.
 
     A dump that runs beside creations and deletions may hold a class twice.
     """
-    order = np.argsort(classes.handle, kind="stable")
-    handle = classes.handle[order]
+    order = np.argsort(handles, kind="stable")
+    handle = handles[order]
     keep = (handle[1:] != handle[:-1]) if len(handle) else np.empty(0, bool)
     keep = np.append(keep, True)[: len(handle)] & (handle >> 16 == wire.TREE_HANDLE >> 16)
     if len(ended):
-        keep &= ~np.isin(_lives(handle, classes.leaf[order]), _lives(ended.handle, ended.leaf))
+        keep &= ~np.isin(_lives(handle, leaf[order]), _lives(ended.handle, ended.leaf))
     rows: I8 = order[keep]
     return rows
 

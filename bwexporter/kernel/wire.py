@@ -80,7 +80,7 @@ _LEAST_LEAF_PACKETS, _MOST_LEAF_PACKETS = 5, 1000
 _LONGEST_TARGET_US = 1_000_000
 
 # What is read, by the attribute that holds it: (row of the block, offset in the payload, bytes).
-_HANDLE, _PARENT, _LEAF, _LEVEL, _RATE, _CEILING, _QUANTUM, _BURST, _CEILING_BURST = range(9)
+HANDLE, _PARENT, LEAF, _LEVEL, _RATE, _CEILING, _QUANTUM, _BURST, _CEILING_BURST = range(9)
 _BYTES, _PACKETS, _DROPPED, _OVERLIMITS, _BACKLOG = range(9, 14)
 _FIELDS: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
     (_TCA_OPTIONS, _TCA_HTB_PARMS): (
@@ -140,13 +140,40 @@ def decode_classes(arena: Buffer, used_bytes: int, known: list[Shape] | None = N
     remembers shapes from call to call, which saves reading a sample. KernelUnreadable where a message is not a whole
     class message of HTB.
     """
-    return _named(_read(arena, used_bytes, [] if known is None else known))
+    return columns(decode_block(arena, used_bytes, [] if known is None else known))
+
+
+def decode_block(arena: Buffer, used_bytes: int, known: list[Shape]) -> I8:
+    """Turn class messages into a block: a row a field, as the kernel says it, and a column a message."""
+    if used_bytes % 4:
+        raise KernelUnreadable("a class dump ends inside a message")
+    words = np.frombuffer(arena, np.uint32, used_bytes // 4)
+    if not len(words):
+        return np.empty((_BACKLOG + 1, 0), np.int64)
+    for shape in known or [_remember(known, words, 0)]:
+        if len(words) % shape.words == 0:
+            matrix = words.reshape(-1, shape.words)
+            if (matrix.take(shape.header_at, axis=1) == shape.header).all():
+                return _block(matrix, shape)
+    return _mixed(arena, words, known)
+
+
+def columns(block: I8) -> tuple[Classes, Counts, I8]:
+    """Turn a block, which is used up, into settings, counts and backlog_bytes, in our units."""
+    handle, parent, leaf, level, rate, ceiling, quantum, burst, ceiling_burst, *counted = block
+    below_root = parent == TC_H_ROOT
+    parent[below_root] = handle[below_root] & 0xFFFF0000
+    quantum[level > 0] = INNER_QUANTUM_BYTES
+    block[_BURST : _CEILING_BURST + 1] *= TICK_NS
+    sent_bytes, sent_packets, dropped, overlimits, backlog_bytes = counted
+    classes = Classes(handle, parent, rate, ceiling, quantum, burst, ceiling_burst, leaf)
+    return classes, Counts(sent_bytes, sent_packets, dropped, overlimits), backlog_bytes
 
 
 def decode_ceilings(arena: Buffer, used_bytes: int, known: list[Shape]) -> tuple[I8, I8]:
     """Turn class messages into handles and ceilings (bytes per second) alone; otherwise as `decode_classes`."""
-    block = _read(arena, used_bytes, known)
-    return block[_HANDLE], block[_CEILING]
+    block = decode_block(arena, used_bytes, known)
+    return block[HANDLE], block[_CEILING]
 
 
 def decode_qdisc(data: Buffer, start: int, end: int) -> Qdisc:
@@ -267,33 +294,6 @@ def encode_questions(handles: I8, *, ifindex: int, first_seq: int, batch: int) -
     )
 
 
-def _read(arena: Buffer, used_bytes: int, shapes: list[Shape]) -> I8:
-    """Read messages into a block: one row a field, one column a message."""
-    if used_bytes % 4:
-        raise KernelUnreadable("a class dump ends inside a message")
-    words = np.frombuffer(arena, np.uint32, used_bytes // 4)
-    if not len(words):
-        return np.empty((_BACKLOG + 1, 0), np.int64)
-    for shape in shapes or [_remember(shapes, words, 0)]:
-        if len(words) % shape.words == 0:
-            matrix = words.reshape(-1, shape.words)
-            if (matrix.take(shape.header_at, axis=1) == shape.header).all():
-                return _block(matrix, shape)
-    return _mixed(arena, words, shapes)
-
-
-def _named(block: I8) -> tuple[Classes, Counts, I8]:
-    parent = block[_PARENT]
-    np.copyto(parent, block[_HANDLE] & 0xFFFF0000, where=parent == TC_H_ROOT)
-    np.copyto(block[_QUANTUM], INNER_QUANTUM_BYTES, where=block[_LEVEL] > 0)
-    block[_BURST : _CEILING_BURST + 1] *= TICK_NS
-    classes = Classes(
-        block[_HANDLE], parent, block[_RATE], block[_CEILING], block[_QUANTUM], block[_BURST], block[_CEILING_BURST],
-        block[_LEAF],
-    )  # fmt: skip
-    return classes, Counts(block[_BYTES], block[_PACKETS], block[_DROPPED], block[_OVERLIMITS]), block[_BACKLOG]
-
-
 def _block(matrix: NDArray[np.uint32], shape: Shape) -> I8:
     block = matrix.T[shape.words_at].astype(np.int64)
     for upper, row in enumerate(shape.wide, _BACKLOG + 1):
@@ -358,7 +358,7 @@ def _remember(shapes: list[Shape], words: NDArray[np.uint32], start: int) -> Sha
 def _shape(raw: bytes) -> Shape:
     # The message type is not among the headers to compare, as it shares its word with flags that may differ from
     # message to message; nothing but a class has these attributes.
-    headers, fields = [0], {_HANDLE: (24, 4), _PARENT: (28, 4), _LEAF: (32, 4)}
+    headers, fields = [0], {HANDLE: (24, 4), _PARENT: (28, 4), LEAF: (32, 4)}
     is_htb = False
     for outer, inner, at, length in _attributes(raw):
         headers.append(at - 4)
