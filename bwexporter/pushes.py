@@ -7,7 +7,6 @@ figures up. Does not know: destinations, which a file of their own names, datagr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, PlainValidator, StrictStr, model_validator
@@ -88,12 +87,3 @@ class ApmonKeys(Written):
             return self.parameter
         needed = (*(("device",) if devices > 1 else ()), "slice", "traffic", "figure")
         return "_".join(f"{{{word}}}" for word in needed if f"{{{word}}}" not in f"{self.cluster}{self.row}")
-
-
-def fill(template: str, words: Mapping[str, str]) -> str:
-    """Put words in the place of placeholders.
-
-    >>> fill("{traffic}_{figure}", {"traffic": "normal", "figure": "sent_bytes"})
-    'normal_sent_bytes'
-    """
-    return _PLACEHOLDER.sub(lambda found: words[found[1]], template)

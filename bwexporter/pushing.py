@@ -18,7 +18,7 @@ from bwexporter.apmon.rows import Naming
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE
 from bwexporter.core.report import PushStatus, Report
 from bwexporter.kernel.claims import Claim
-from bwexporter.pushes import ApmonKeys, fill
+from bwexporter.pushes import ApmonKeys
 
 IDLE_SECONDS = 60.0
 
@@ -103,7 +103,7 @@ class ApmonSink:
     def _settings(self, keys: ApmonKeys, devices: int) -> Settings:
         return Settings(
             sources=keys.sources,
-            naming=Naming(keys.cluster, keys.row, keys.parameter_of(devices), fill),
+            naming=Naming(keys.cluster, keys.row, keys.parameter_of(devices)),
             every_seconds=keys.every_seconds,
             host_cluster=keys.host_cluster,
             node=self._node,
@@ -121,7 +121,7 @@ class ApmonSink:
             rule = ControlGroup(one.cgroup) if one.cgroup else Users(one.uids) if one.uids else None
             if rule is not None:
                 words = {"node": self._node, "device": "all", "slice": one.slice_name, "traffic": "all"}
-                cluster, row = fill(keys.cluster, words), fill(keys.row, words)
+                cluster, row = keys.cluster.format_map(words), keys.row.format_map(words)
                 prefix = f"{one.slice_name}_" if "{slice}" not in keys.cluster + keys.row else ""
                 jobs[cluster, row, prefix, rule] = Job(cluster, row, rule, prefix=prefix)
         return jobs

@@ -68,6 +68,8 @@ def test_decode_reads_raw_files_files_of_hex_and_standard_input(apmon: Run, tmp_
 
     assert once == apmon("decode", "--json", str(raw))[1]
     assert once * 2 == apmon("decode", "--json", str(lines))[1]
+    lines.write_text("\n".join(WORKED[at : at + 32] for at in range(0, len(WORKED), 32)))
+    assert once == apmon("decode", "--json", str(lines))[1]
     assert once == piped("decode", "--json", "-", given=bytes.fromhex(WORKED)).stdout.decode()
     assert WORKED * 2 == piped("encode", "-", given=(once * 2).encode()).stdout.decode().replace("\n", "")
 

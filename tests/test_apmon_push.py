@@ -13,18 +13,18 @@ import pytest
 from bwexporter.apmon.channel import Drop
 from bwexporter.apmon.jobs import ControlGroup, Users
 from bwexporter.apmon.push import Pusher, Settings
-from bwexporter.apmon.rows import FIGURES, Naming, Rows
+from bwexporter.apmon.rows import FIGURES, Layout, Naming, Rows
 from bwexporter.core.lanes import UNLIMITED, Reason, Traffic
-from bwexporter.core.report import PushStatus
+from bwexporter.core.report import PushStatus, Report
 from bwexporter.kernel.claims import Claim
 from bwexporter.metrics import Exposition
-from bwexporter.pushes import ApmonKeys, fill
+from bwexporter.pushes import ApmonKeys
 from bwexporter.pushing import ApmonSink
 from tests import monalisa
 from tests.apmon_ground import Receiver, serving, unused_port, wait_until
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
 
-NAMING = Naming("{node}", "{slice}", "{traffic}_{figure}", fill)
+NAMING = Naming("{node}", "{slice}", "{traffic}_{figure}")
 HOST_OFF = "xApMon_sys_monitoring = off\nxApMon_general_info = off\n"
 
 
@@ -81,7 +81,7 @@ class TestRows:
             "alice", Traffic.EXEMPT, used_bytes=7, allowance_bytes=UNLIMITED, threshold_bytes=UNLIMITED
         )
         normal = LaneFigures("alice", used_bytes=5_000_000_000, capped=True, reason=Reason.OVER_THRESHOLD)
-        rows = Rows(report(device_report([normal, exempt, LaneFigures("bob")])), NAMING)
+        rows = _rows(report(device_report([normal, exempt, LaneFigures("bob")])))
 
         assert (("node1.example.org", "alice"), ("node1.example.org", "bob")) == rows.places
         stored = _stored(rows, ("node1.example.org", "alice"))
@@ -97,7 +97,7 @@ class TestRows:
             full_bytes_per_second=UNLIMITED,
             enforced_ceiling_bytes_per_second=-1,
         )
-        stored = _stored(Rows(report(device_report([lane])), NAMING), ("node1.example.org", "alice"))
+        stored = _stored(_rows(report(device_report([lane]))), ("node1.example.org", "alice"))
         left_out = {"allowance_bytes", "threshold_bytes", "full_rate_bytes_per_second", "ceiling_bytes_per_second"}
         left_out |= {"seconds_to_threshold"}
 
@@ -107,15 +107,30 @@ class TestRows:
         """Its figures are those of an earlier turn."""
         good, bad = device_report([LaneFigures("a")]), device_report([LaneFigures("b")], device="eth1", trouble="gone")
 
-        assert (("node1.example.org", "a"),) == Rows(report(good, bad), NAMING).places
+        assert (("node1.example.org", "a"),) == _rows(report(good, bad)).places
 
     def test_names_may_be_laid_out_otherwise(self) -> None:
         """One row for the node; a slice's name with braces or slashes is a name."""
-        naming = Naming("Slices", "{node}", "{slice}_{traffic}_{figure}", fill)
-        rows = Rows(report(device_report([LaneFigures("a/{figure}"), LaneFigures("b")])), naming)
+        naming = Naming("Slices", "{node}", "{slice}_{traffic}_{figure}")
+        rows = _rows(report(device_report([LaneFigures("a/{figure}"), LaneFigures("b")])), naming)
         stored = _stored(rows, ("Slices", "node1.example.org"))
 
         assert {"a_{figure}_normal_sent_bytes", "b_normal_sent_bytes"} <= set(stored)
+
+    def test_the_layout_is_kept_while_the_lanes_are_the_same(self) -> None:
+        """Naming 20 000 lanes anew would cost the push more than sending them."""
+        lanes = [LaneFigures("a"), LaneFigures("b")]
+        layout = Layout(report(device_report(lanes)), NAMING)
+        later = [LaneFigures("a", used_bytes=5), LaneFigures("b")]
+
+        assert layout.fits(report(device_report(later)), NAMING)
+        assert not layout.fits(report(device_report(lanes[:1])), NAMING)
+        assert not layout.fits(report(device_report(lanes)), Naming("x", "{slice}", "{traffic}_{figure}"))
+        assert not layout.fits(report(device_report(lanes), node="other"), NAMING)
+
+
+def _rows(told: Report, naming: Naming = NAMING) -> Rows:
+    return Rows(told, Layout(told, naming))
 
 
 def _stored(rows: Rows, place: tuple[str, str]) -> Mapping[str, float | str]:

@@ -343,13 +343,16 @@ class TestBadDestinations:
         names.delay.set()
 
     def test_an_address_that_changes_keeps_the_sequence(self) -> None:
-        """Only the socket is another one."""
+        """Names are looked up again and again; only the socket is another one."""
         with Receiver() as old, Receiver() as new:
             names = NameService(mona=old.port)
-            with Sender([Destination("mona")], resolve=names) as sender:
+            with Sender([Destination("mona")], resolve=names, resolve_again_seconds=0.02) as sender:
                 sender.send("c", "n", {"a": 1})
-                (channel,) = sender._channels.values()
-                channel.found([(socket.AF_INET, ("127.0.0.1", new.port))])
+                names.known["mona"] = [(socket.AF_INET, ("127.0.0.1", new.port))]
+                asked = names.asked
+                wait_until(lambda: names.asked >= asked + 2)
+                names.known.clear()  # an address that was found is kept while the name has none
+                wait_until(lambda: names.asked >= asked + 3)
                 sender.send("c", "n", {"a": 2})
             first, second = old.wait_for(1)[0], new.wait_for(1)[0]
 
@@ -457,6 +460,20 @@ class TestChange:
         assert [1, 2] == [one.sequence for one in of["parent"]]
         assert [1, 2] == [one.sequence for one in of["child"]]
         assert of["parent"][0].instance_id == of["parent"][1].instance_id != of["child"][0].instance_id
+
+
+def test_a_child_that_knows_a_name_s_address_sends_at_once() -> None:
+    """The thread that looks names up did not follow it, and is begun anew."""
+    with Receiver() as receiver:
+        names = NameService(mona=receiver.port)
+        with Sender([Destination("mona")], resolve=names) as sender:
+            child = os.fork()
+            if child == 0:
+                complete = sender.send("c", "child", {"a": 1}).complete
+                finder = any(one.name == "apmon mona" for one in threading.enumerate())
+                os._exit(0 if complete and finder else 1)
+            assert 0 == os.waitpid(child, 0)[1]
+            assert "child" == receiver.wait_for(1)[0].node
 
 
 def held() -> tuple[int, int, int]:

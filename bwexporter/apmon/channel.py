@@ -70,6 +70,8 @@ _DROP_OF = {
 }
 _REPORTED = frozenset({Drop.REFUSED, Drop.UNREACHABLE})
 """What the network may say later, to the next send, of a datagram that it had taken."""
+_OF_THE_SOCKET = frozenset({Drop.UNREACHABLE, Drop.FORBIDDEN, Drop.FAILED})
+"""What another socket may be spared: this one keeps the address of ours that it had when it was opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +127,13 @@ class Channel:
         rate: int,
         clock: Callable[[], float] = time.monotonic,
         resolve: Resolve | None = None,
+        resolve_again_seconds: float = AGAIN_SECONDS,
     ) -> None:
         self.destination = destination
         self.resolved = threading.Event()  # once an address was found, or the first look-up failed
         self._clock = clock
         self._resolve = resolve or addresses_of
+        self._resolve_again_seconds = resolve_again_seconds
         self._dropped: dict[Drop, int] = dict.fromkeys(Drop, 0)
         self._sent = 0
         self._last_success: float | None = None
@@ -195,7 +199,11 @@ class Channel:
                 self.found(addresses)
             failures = 0 if addresses else failures + 1
             self.resolved.set()
-            ended.wait(AGAIN_SECONDS if addresses else min(LATEST_SECONDS, SOON_SECONDS * 2 ** min(failures - 1, 10)))
+            ended.wait(
+                self._resolve_again_seconds
+                if addresses
+                else min(LATEST_SECONDS, SOON_SECONDS * 2 ** min(failures - 1, 10))
+            )
 
     def found(self, addresses: Sequence[Address]) -> None:
         """Use these addresses from now on; the socket is kept while its address is among them."""
@@ -239,9 +247,18 @@ class Channel:
         if drop is not None or self._socket is None:
             return drop
         self._hear()
-        for _ in range(2):  # what is heard of an earlier datagram keeps this one from being sent
+        drop = self._try(self._socket, payload)
+        if drop in _OF_THE_SOCKET:
+            self._socket.close()
+            self._socket = None
+        return drop
+
+    def _try(self, connected: socket.socket, payload: bytes) -> Drop | None:
+        """Send; what is heard of an earlier datagram keeps this one from being sent, so it is tried once more."""
+        drop = None
+        for _ in range(2):
             try:
-                self._socket.send(payload)
+                connected.send(payload)
             except OSError as error:
                 drop = _drop_of(error)
                 if drop not in _REPORTED or self._unconfirmed is None:

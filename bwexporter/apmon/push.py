@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from bwexporter.apmon.channel import Drop, Health
 from bwexporter.apmon.jobs import Job
 from bwexporter.apmon.monitor import Monitor
-from bwexporter.apmon.rows import Naming, Place, Rows
+from bwexporter.apmon.rows import Layout, Naming, Place, Rows
 from bwexporter.apmon.sender import DEFAULT_MESSAGE_BYTES, DEFAULT_RATE, Message, Sender
 from bwexporter.apmon.sources import Sources
 from bwexporter.core.report import Report
@@ -72,6 +72,7 @@ class Pusher:
         self._monitor = Monitor(clock, cluster=settings.host_cluster, node=settings.node, with_host=settings.with_host)
         self._outboxes: dict[str, _Outbox] = {}
         self._report: Report | None = None
+        self._layout: Layout | None = None
         self._round_due_at = clock()
         self._behind = False
         self._closed = False
@@ -137,7 +138,10 @@ class Pusher:
     def _begin_round(self, report: Report) -> None:
         self._round_due_at = self._clock() + self._settings.every_seconds
         self._report = None  # each turn once
-        rows = Rows(report, self._settings.naming)
+        naming = self._settings.naming
+        if self._layout is None or not self._layout.fits(report, naming):
+            self._layout = Layout(report, naming)
+        rows = Rows(report, self._layout)
         behind = False
         for name, outbox in self._outboxes.items():
             left = list(outbox.places)

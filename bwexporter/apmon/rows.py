@@ -8,7 +8,7 @@ device that could not be read had before is not pushed again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bwexporter.apmon.sender import Message
-from bwexporter.core.lanes import UNLIMITED, Reason
+from bwexporter.core.lanes import UNLIMITED, Lane, Reason
 from bwexporter.core.report import DeviceReport, Report
 
 Column = NDArray[Any]
 Place = tuple[str, str]
-Fill = Callable[[str, Mapping[str, str]], str]
 
 FIGURES: Mapping[str, Callable[[DeviceReport], Column]] = {
     "sent_bytes": lambda device: device.ledger.accounts.sent_bytes,
@@ -45,58 +44,80 @@ FIGURES: Mapping[str, Callable[[DeviceReport], Column]] = {
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Templates of names, and what fills them."""
+    """Templates of names: {node}, {device}, {slice}, {traffic} and, in the parameter's, {figure}."""
 
     cluster: str
     row: str
     parameter: str
-    fill: Fill
+
+
+class Layout:
+    """Which lanes are in which message; good for all turns with the same lanes, which are not named anew."""
+
+    def __init__(self, report: Report, naming: Naming) -> None:
+        self.naming = naming
+        self._node = report.node
+        self._lanes = _lanes_of(report)
+        self.rows: dict[Place, list[tuple[int, int]]] = {}  # index of the device and row of the lane
+        for index, lanes in enumerate(self._lanes):
+            for row, lane in enumerate(lanes):
+                words = self.words(lane)
+                place = naming.cluster.format_map(words), naming.row.format_map(words)
+                self.rows.setdefault(place, []).append((index, row))
+
+    def words(self, lane: Lane) -> dict[str, str]:
+        """Return what stands for the placeholders."""
+        return {
+            "node": self._node,
+            "device": lane.device,
+            "slice": lane.slice_name,
+            "traffic": lane.traffic.value,
+        }
+
+    def fits(self, report: Report, naming: Naming) -> bool:
+        """Say whether it is that of another turn as well."""
+        return self.naming == naming and self._node == report.node and self._lanes == _lanes_of(report)
+
+
+def _lanes_of(report: Report) -> tuple[tuple[Lane, ...], ...]:
+    return tuple(device.tariffs.lanes for device in report.devices)
 
 
 class Rows:
     """One turn's messages; each is made when it is asked for."""
 
-    def __init__(self, report: Report, naming: Naming) -> None:
+    def __init__(self, report: Report, layout: Layout) -> None:
         self.timestamp = report.at.wall_seconds
-        self._naming = naming
-        self._node = report.node
-        self._columns: dict[str, dict[str, list[float]]] = {}
-        self._reasons: dict[str, list[int]] = {}
-        self._lanes: dict[Place, list[tuple[int, Mapping[str, str]]]] = {}
-        for device in report.devices:
-            if not device.trouble:
-                self._take(device)
-
-    def _take(self, device: DeviceReport) -> None:
-        self._columns[device.device] = {name: column(device).tolist() for name, column in FIGURES.items()}
-        self._reasons[device.device] = device.verdicts.reason.tolist()
-        for at, lane in enumerate(device.tariffs.lanes):
-            words = {
-                "node": self._node,
-                "device": lane.device,
-                "slice": lane.slice_name,
-                "traffic": lane.traffic.value,
-            }
-            place = self._naming.fill(self._naming.cluster, words), self._naming.fill(self._naming.row, words)
-            self._lanes.setdefault(place, []).append((at, words))
+        self._layout = layout
+        self._devices = report.devices
+        self._columns = [{name: column(device) for name, column in FIGURES.items()} for device in report.devices]
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Return the cluster and the node of each message."""
-        return tuple(self._lanes)
+        """Return the cluster and the node of each message, of devices that could be read."""
+        read = [not device.trouble for device in self._devices]
+        rows = self._layout.rows
+        if all(read):
+            return tuple(rows)
+        return tuple(place for place, lanes in rows.items() if any(read[index] for index, _ in lanes))
 
     def message(self, place: Place) -> Message | None:
         """Return the message of a cluster and a node; None where there is none."""
         parameters: list[tuple[str, object]] = []
-        for at, words in self._lanes.get(place, ()):
-            columns = self._columns[words["device"]]
-            reason = Reason(self._reasons[words["device"]][at]).name.lower()
-            figures = [(name, values[at]) for name, values in columns.items() if _is_told(values[at])]
-            parameters += [
-                (self._naming.fill(self._naming.parameter, {**words, "figure": name}), value)
-                for name, value in (*figures, ("verdict", reason))
-            ]
+        for index, row in self._layout.rows.get(place, ()):
+            if not self._devices[index].trouble:
+                parameters += self._of_lane(index, row)
         return Message(*place, parameters, self.timestamp) if parameters else None
+
+    def _of_lane(self, index: int, row: int) -> Iterator[tuple[str, object]]:
+        device, template = self._devices[index], self._layout.naming.parameter
+        words = self._layout.words(device.tariffs.lanes[row])
+        for name, column in self._columns[index].items():
+            value = column[row]
+            if _is_told(value):
+                yield template.format_map({**words, "figure": name}), value
+        verdict = Reason(device.verdicts.reason[row]).name.lower()
+        yield template.format_map({**words, "figure": "verdict"}), verdict
 
 
 def _is_told(value: float) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from bwexporter.apmon.channel import HEADER, Channel, Drop, Health, Resolve
+from bwexporter.apmon.channel import AGAIN_SECONDS, HEADER, Channel, Drop, Health, Resolve
 from bwexporter.apmon.destinations import Destination
 from bwexporter.apmon.options import LARGEST_MESSAGE_BYTES, LARGEST_RATE, SMALLEST_MESSAGE_BYTES, read_whole
 from bwexporter.apmon.parameters import Pairs, Skipped, clean, clean_place, clean_timestamp, split
@@ -108,12 +108,13 @@ class Sender:
         resolve_seconds: float = RESOLVE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         resolve: Resolve | None = None,
+        resolve_again_seconds: float = AGAIN_SECONDS,
     ) -> None:
         self._rate = read_whole(rate, 1, LARGEST_RATE)
         self._message_bytes = read_whole(message_bytes, SMALLEST_MESSAGE_BYTES, LARGEST_MESSAGE_BYTES)
         self._short_integers = short_integers
         self._clock = clock
-        self._resolve = resolve
+        self._resolve, self._resolve_again_seconds = resolve, resolve_again_seconds
         self._change = threading.Lock()
         self._held = _Channels()
         self._closed = False
@@ -216,7 +217,7 @@ class Sender:
             for destination in destinations:
                 channel = before.get(destination.name)
                 if channel is None:
-                    channel = Channel(destination, rate=self._rate, clock=self._clock, resolve=self._resolve)
+                    channel = self._open(destination)
                 else:
                     channel.change(destination, self._rate)
                 after[destination.name] = channel
@@ -224,6 +225,15 @@ class Sender:
         for name, channel in before.items():
             if name not in after:
                 channel.close()
+
+    def _open(self, destination: Destination) -> Channel:
+        return Channel(
+            destination,
+            rate=self._rate,
+            clock=self._clock,
+            resolve=self._resolve,
+            resolve_again_seconds=self._resolve_again_seconds,
+        )
 
     def set_rate(self, rate: int) -> None:
         """Send at most so many datagrams a second to each destination."""

@@ -53,8 +53,8 @@ def apmon() -> None:
 def decode(source: str | None, listen: str | None, *, count: int | None, show_password: bool, as_json: bool) -> None:
     """Show what datagrams hold: of hex, of a file, of standard input (-), or as they arrive (--listen).
 
-    A file holds one datagram as it is, or a datagram in hex on each line. Nothing is cleaned: what no receiver would
-    take is shown as well. Exit code 1 where something is no datagram.
+    A file holds one datagram, as it is or in hex, or a datagram in hex on each line. Nothing is cleaned: what no
+    receiver would take is shown as well. Exit code 1 where something is no datagram.
     """
     if (source is None) == (listen is None):
         raise click.UsageError("Give either hex, a file or -, or --listen PORT.")
@@ -84,6 +84,8 @@ def _given(source: str) -> Iterator[tuple[str, bytes]]:
     """Yield the datagrams of an argument."""
     content = _content(source)
     if set(content) <= _HEX:
+        if _is_one(content):
+            content = b"".join(content.split())
         for line in content.split(b"\n"):
             if line.strip():
                 yield "", _from_hex(line)
@@ -100,6 +102,15 @@ def _content(source: str) -> bytes:
         return Path(source).read_bytes()
     except OSError as error:
         raise BwexporterError(f"{source} is neither hex nor a file that can be read ({error.strerror})") from error
+
+
+def _is_one(content: bytes) -> bool:
+    """Say whether all lines together are one datagram: hex is often broken into lines."""
+    try:
+        wire.decode(bytes.fromhex(b"".join(content.split()).decode("ascii")))
+    except (ValueError, wire.WireError):
+        return False
+    return True
 
 
 def _is_file(name: str) -> bool:

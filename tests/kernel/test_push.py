@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bwexporter.apmon import Destination, Sender
+from bwexporter.apmon.channel import Drop
 from bwexporter.apmon.wire import Datagram
 from tests.apmon_ground import Receiver
 from tests.kernel.daemon_rig import Program, Room, Traffic, handle_of, skip_where_no_room_can_be_made, wait_for
@@ -130,3 +132,44 @@ def test_a_crash_and_a_reload(room: Room, receiver: Receiver, tmp_path: Path) ->
         program.write_config({key: value for key, value in CONFIG.items() if key != "apmon"})
         series = f'bwexporter_apmon_datagrams_total{{destination="127.0.0.1:{receiver.port}"}}'
         wait_for(lambda: series not in program.metrics(), seconds=30, what="the end of the push")
+
+
+class TestNetwork:
+    """What the network does to a sender."""
+
+    def test_a_slow_way_is_left_and_waits_for_nobody(self, room: Room, receiver: Receiver) -> None:
+        """Behind a link that takes a byte now and then the kernel's buffer is full: dropped, counted, at once."""
+        room.run("tc qdisc add dev v0 root tbf rate 8kbit burst 2kb limit 10mb")
+        slow, good = Destination("10.9.0.2", 9), Destination("127.0.0.1", receiver.port)
+        with room.entered(), Sender([slow, good], rate=10_000) as sender:
+            started = time.monotonic()
+            for number in range(600):
+                sender.send("c", "n", {"number": number, "text": "x" * 1000})
+            took = time.monotonic() - started
+            behind, fine = sender.health()
+            assert 600 == len(receiver.wait_for(600)) == fine.sent
+            assert behind.dropped[Drop.BUSY] > 100
+            assert 600 == behind.sent + behind.dropped[Drop.BUSY]
+        assert took < 30.0  # the link would take more than ten minutes
+
+    def test_an_address_of_ours_that_changes_and_a_link_that_goes_away(self, room: Room) -> None:
+        """The sender goes on as soon as there is a way again, with the next number."""
+        name = "10.9.0.2:9"
+        with room.entered(), Sender([Destination("10.9.0.2", 9)], rate=10_000) as sender:
+            assert sender.send("c", "n", {"a": 1}).complete
+            room.run("ip address del 10.9.0.1/24 dev v0")
+            assert (Drop.UNREACHABLE,) == sender.send("c", "n", {"a": 2}).dropped[name]
+            room.run("ip address add 10.9.0.3/24 dev v0")
+            assert sender.send("c", "n", {"a": 3}).complete
+            (channel,) = sender._channels.values()
+            assert channel._socket
+            assert ("10.9.0.3", 3) == (channel._socket.getsockname()[0], channel._sequence)
+
+    def test_a_firewall_of_this_node_is_named(self, room: Room, receiver: Receiver) -> None:
+        """It forbids one destination, and no other."""
+        rules = "table inet t {\n chain c {\n type filter hook output priority 0\n udp dport 77 drop\n }\n}\n"
+        room.run("nft -f -", given=rules)
+        with room.entered(), Sender([Destination("127.0.0.1", 77), receiver.destination()]) as sender:
+            delivery = sender.send("c", "n", {"a": 1})
+            assert {"127.0.0.1:77": (Drop.FORBIDDEN,)} == dict(delivery.dropped)
+            assert 1 == len(receiver.wait_for(1))

@@ -1,0 +1,172 @@
+"""The end of the daemon while a turn, or a push, is under way."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from bwexporter.core.report import PushStatus, Report
+from bwexporter.daemon import Daemon
+from bwexporter.turn import Pace
+from tests.reports import device_report, report
+
+
+@dataclass
+class Saved:
+    """A save that went well."""
+
+    saved: bool = True
+    trouble: str = ""
+
+
+class HeldTurns:
+    """Turns that end when the test lets them."""
+
+    def __init__(self) -> None:
+        self.pace = Pace(60.0, 1.0, 2.0)
+        self.stage = "look"
+        self.desks: dict[str, Any] = {}
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.finished_in_turn: list[bool] = []
+        self._in_turn = False
+
+    def take(self, now: object, **_: object) -> Report:
+        """Take a turn, which lasts until the test lets it end."""
+        del now
+        self._in_turn = True
+        self.begun.set()
+        assert self.go_on.wait(30)
+        self._in_turn = False
+        return report(device_report())
+
+    def is_early(self, now: object) -> bool:
+        """Take only full turns."""
+        del now
+        return False
+
+    def next_look_seconds(self, now: object) -> float:
+        """Have the next turn far away."""
+        del now
+        return 60.0
+
+    def finish(self, now: object, *, hold: bool) -> Saved:
+        """Count once more."""
+        del now, hold
+        self.finished_in_turn.append(self._in_turn)
+        return Saved()
+
+
+@dataclass
+class Deaf:
+    """A publisher of nothing."""
+
+    def observe(self, report: Report) -> None:
+        """Hear of a turn."""
+
+    def render(self, report: Report) -> None:
+        """Hear of a full turn."""
+
+    def mark_down(self) -> None:
+        """Hear of a turn that failed."""
+
+    def count_turn_failure(self, stage: str) -> None:
+        """Hear where."""
+
+    def count_misfire(self) -> None:
+        """Hear of a turn that was late."""
+
+
+@dataclass
+class HeldSink:
+    """A push that waits for a server until the test lets it go on."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+    heard: int = 0
+    closed: bool = False
+
+    def enlist(self, *_: object) -> None:
+        """Take over nothing."""
+
+    def hear(self, report: Report) -> None:
+        """Count turns."""
+        del report
+        self.heard += 1
+
+    def status(self) -> tuple[PushStatus, ...]:
+        """Have no destination."""
+        return ()
+
+    def work(self) -> float:
+        """Wait."""
+        self.begun.set()
+        assert self.go_on.wait(30)
+        return 1.0
+
+    def close(self) -> None:
+        """End."""
+        self.closed = True
+
+
+class NoServers:
+    """Sources that are files alone."""
+
+    def polled(self) -> tuple[()]:
+        """Ask nobody."""
+        return ()
+
+    def statuses(self) -> tuple[()]:
+        """Have nothing to say."""
+        return ()
+
+
+def daemon_of(turns: HeldTurns, *sinks: HeldSink) -> Daemon:
+    """Assemble a daemon of these."""
+    roll: Any = SimpleNamespace(sources=(), info={})
+    held: Any = turns
+    nothing: Any = None
+    return Daemon(held, Deaf(), lambda: roll, roll, nothing, NoServers(), sinks)
+
+
+def stopped(daemon: Daemon) -> threading.Thread:
+    """Begin to stop it."""
+    stopping = threading.Thread(target=daemon.stop, kwargs={"hold": False}, daemon=True)
+    stopping.start()
+    return stopping
+
+
+def test_a_turn_that_runs_at_the_end_ends_first_and_the_end_comes() -> None:
+    """It wants to set the time of the next turn while the scheduler is being shut down; neither waits for the other."""
+    turns = HeldTurns()
+    daemon = daemon_of(turns)
+    daemon.start()
+    assert turns.begun.wait(10)
+    stopping = stopped(daemon)
+    stopping.join(timeout=0.2)
+    assert stopping.is_alive()
+    turns.go_on.set()
+    stopping.join(timeout=20)
+
+    assert not stopping.is_alive()
+    assert [False] == turns.finished_in_turn
+
+
+def test_a_push_that_waits_for_a_server_holds_up_neither_turns_nor_the_end() -> None:
+    """Its thread is its own."""
+    turns, sink = HeldTurns(), HeldSink()
+    turns.go_on.set()
+    daemon = daemon_of(turns, sink)
+    daemon.start()
+    assert sink.begun.wait(10)
+    assert turns.begun.wait(10)
+    stopping = stopped(daemon)
+    stopping.join(timeout=20)
+    waited = stopping.is_alive()
+    sink.go_on.set()
+
+    assert not waited
+    assert [False] == turns.finished_in_turn
+    assert sink.closed
+    assert 1 <= sink.heard
