@@ -107,6 +107,12 @@ class Classifier:
             problems[name] = (*problems.get(name, ()), *texts)
         return replace(here.rules, problems=problems)
 
+    def foresee(self, wanted: Rules) -> tuple[Edit, ...]:
+        """Return what an apply would do."""
+        with self._lock:
+            here = _here(wanted)
+            return diff(here.rules, self._rules(self._look(), here.inodes))
+
     def apply(self, wanted: Rules) -> Outcome:
         """Make the kernel's rules the wanted ones, in one transaction, and read back what was written.
 
@@ -126,10 +132,11 @@ class Classifier:
                 return self._apply(again)
 
     def remove(self) -> None:
-        """Delete both tables; what is not there is removed already."""
+        """Delete both tables; what is not there is removed already, and what is not ours is left alone."""
         with self._lock:
             self._applied = None
-            found = [family for family in FAMILIES if self._frame(family)]
+            found = [family for family in FAMILIES if self._nft.has_table(family)]
+            found = [family for family in found if _is_ours(self._nft.frame(family), family)]
             if found:
                 lines = (f"table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in found)
                 self._nft.run("".join(lines))
@@ -167,8 +174,7 @@ class Classifier:
     def _frame(self, family: str) -> Frame:
         """Read a table's frame; refuse that of a stranger, unless it is empty: then nobody misses it."""
         found = self._nft.frame(family)
-        made_by = found.get(f"{family} table", (MAKER,))
-        if made_by != (MAKER,) and len(found) > 1 and not self._take_over:
+        if len(found) > 1 and not _is_ours(found, family) and not self._take_over:
             raise DeviceRefused(
                 f"there is a table {family} {TABLE} that bwexporter did not make; nothing was touched. Give it another "
                 f"name, or delete it with `nft delete table {family} {TABLE}`, or start with --take-over"
@@ -200,6 +206,10 @@ class Classifier:
             printed = seen.get(name, lines)
             if printed != lines:
                 self._printed[name, printed] = lines
+
+
+def _is_ours(frame: Frame, family: str) -> bool:
+    return frame.get(f"{family} table") == (MAKER,)
 
 
 def _here(wanted: Rules) -> _Here:

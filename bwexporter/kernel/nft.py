@@ -27,9 +27,10 @@ FAMILIES: Mapping[str, int] = {"inet": 1, "netdev": 5}  # NFPROTO_INET, NFPROTO_
 
 _NETLINK_NETFILTER = 12
 _NFNL_SUBSYS_NFTABLES = 10 << 8
-_NFT_MSG_GETSETELEM, _NFT_MSG_GETGEN = 13, 16
+_NFT_MSG_GETTABLE, _NFT_MSG_GETSETELEM, _NFT_MSG_GETGEN = 1, 13, 16
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 1, 16, 0x300
+_TABLE_NAME = 1  # NFTA_TABLE_NAME
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
 _ELEM_KEY, _ELEM_DATA, _ELEM_FLAGS = 1, 2, 3  # NFTA_SET_ELEM_*
 _GEN_ID = 1  # NFTA_GEN_ID
@@ -42,6 +43,7 @@ _READ_BYTES = 1 << 16
 _REPLY_SECONDS = 10
 _SCRIPT_SECONDS = 60
 _DUMPS = 5
+_NO_NFTABLES = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL)
 _SYSTEM_FOLDERS = "/usr/sbin:/sbin"  # not in every user's PATH
 _BLOCK = re.compile(r"^\t(\S+ \S+) \{\n(.*?)^\t\}", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r'^\tcomment ".*"$', re.MULTILINE)
@@ -69,6 +71,13 @@ class Nft:
     def run(self, script: str) -> str:
         """Run a script as one transaction and return what it prints; NftRefused where any line of it is refused."""
         return self._call(["-f", "-"], script)
+
+    def has_table(self, family: str) -> bool:
+        """Say whether there is a table of that name, whoever made it; the program nft is not needed for that."""
+        try:
+            return bool(_ask(_NFT_MSG_GETTABLE, 0, FAMILIES[family], _attribute(_TABLE_NAME, TABLE.encode() + b"\0")))
+        except _Absent:
+            return False
 
     def frame(self, family: str) -> dict[str, tuple[str, ...]]:
         """Return the declarations and chains of a table, each with its lines; empty where there is no table.
@@ -168,27 +177,35 @@ def _ask(kind: int, flags: int, family: int, attributes: bytes) -> list[bytes] |
     """Return the attributes of every answer, none where there is no such thing; None where a dump was disturbed."""
     size = _HEADER.size + len(attributes)
     request = _HEADER.pack(size, _NFNL_SUBSYS_NFTABLES | kind, _NLM_F_REQUEST | flags, 1, 0, family, 0, 0)
-    found: list[bytes] = []
+    try:
+        return list(_answers(request + attributes, is_dump=bool(flags & _NLM_F_DUMP)))
+    except _Disturbed:
+        return None
+    except FileNotFoundError:
+        return []
+    except PermissionError as error:
+        raise DeviceRefused(_NOT_PERMITTED) from error
+    except OSError as error:
+        if error.errno in _NO_NFTABLES:
+            raise _Absent("this kernel has no nftables") from error
+        raise KernelUnreadable(f"nf_tables does not answer: {error.strerror or error}") from error
+
+
+def _answers(request: bytes, *, is_dump: bool) -> Iterator[bytes]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as asking:
         asking.settimeout(_REPLY_SECONDS)
-        try:
-            asking.send(request + attributes)
-            while True:
-                data = asking.recv(_READ_BYTES)
-                for answer, message in _messages(data):
-                    if answer == _NLMSG_DONE:
-                        return found
-                    found.append(message)
-                if not flags & _NLM_F_DUMP:
-                    return found
-        except _Disturbed:
-            return None
-        except FileNotFoundError:
-            return []
-        except PermissionError as error:
-            raise DeviceRefused(_NOT_PERMITTED) from error
-        except OSError as error:
-            raise KernelUnreadable(f"nf_tables does not answer: {error.strerror or error}") from error
+        asking.send(request)
+        while True:
+            for answer, message in _messages(asking.recv(_READ_BYTES)):
+                if answer == _NLMSG_DONE:
+                    return
+                yield message
+            if not is_dump:
+                return
+
+
+class _Absent(KernelUnreadable):
+    """There are no tables at all in this kernel."""
 
 
 class _Disturbed(Exception):

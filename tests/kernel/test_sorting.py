@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -159,3 +160,61 @@ def test_without_a_match_no_table_is_made(program: Program) -> None:
     send(program, 5, priority=handle_of(1))
 
     assert_used(program, {("ann", "normal"): 5})
+
+
+def test_exempt_destinations_come_and_go_with_the_configuration(program: Program) -> None:
+    """A reload moves them in and out; what was sent before stays where it was counted."""
+    send(program, 2, mark=7, to=EXEMPT)
+    program.turn()
+    program.write_config({**CONFIG, "exempt": {"prefixes": ["10.9.0.2/32"]}})
+    wait_for(lambda: "10.9.0.2" in exempt_of(program), what="the new destination")
+    send(program, 3, mark=7, to=EXEMPT)
+    send(program, 5, mark=7)
+
+    assert_used(program, {("ann", "exempt"): 2 + 5, ("ann", "normal"): 3})
+
+
+def exempt_of(program: Program) -> str:
+    """Return the exempt destinations in the kernel."""
+    return program.room.run("nft list set netdev bwexporter exempt4")
+
+
+def test_a_strangers_table_is_told_of_and_left_alone_and_sorting_begins_when_it_is_gone(program: Program) -> None:
+    """Meanwhile everything is counted, as nobody's."""
+    program.stop()
+    program.room.run("nft flush ruleset")
+    program.room.run("nft -f -", given=STRANGER)
+    before = program.room.run("nft list ruleset")
+    program.start()
+    told = "there is a table netdev bwexporter that bwexporter did not make; nothing was touched"
+    wait_for(lambda: told in program.said(), what="the line in the log")
+    send(program, 4, mark=7)
+    assert_used(program, {("_default", "normal"): 4})
+    assert program.room.run("nft list ruleset") == before
+    program.room.run("nft delete table netdev bwexporter")
+    wait_for(lambda: "made by bwexporter" in program.room.run("nft list ruleset"), what="tables of ours")
+    send(program, 5, mark=7)
+
+    assert_used(program, {("_default", "normal"): 4, ("ann", "normal"): 5})
+    assert program.said().count(told) == 1
+
+
+STRANGER = """
+table netdev bwexporter {
+    map theirs {
+        type mark : mark
+    }
+}
+"""
+
+
+def test_without_the_program_nft_it_counts_on_and_says_what_to_install(program: Program) -> None:
+    """No half of a table is there; the tree is, and all packets are nobody's."""
+    program.stop()
+    program.room.run("nft flush ruleset")
+    hide = ("unshare", "--mount", "sh", "-c", f'mount --bind /dev/null {shutil.which("nft")} && exec "$@"', "sh")
+    done = program.run("--once", through=hide)
+    assert done.returncode == 0, done.stderr
+    assert "needs the program nft; install the Debian package nftables" in done.stderr
+    assert program.room.run("nft list ruleset") == ""
+    assert handle_of(1) in program.room.classes()
