@@ -498,6 +498,5 @@ def _looked_up(found: I8, ceilings: I8, handles: I8) -> I8:
     if not len(found):
         return np.zeros(len(handles), np.int64)
     order = np.argsort(found, kind="stable")
-    row = order[np.searchsorted(found, handles, sorter=order).clip(max=len(order) - 1)]
-    looked_up: I8 = np.where(found[row] == handles, ceilings[row], 0)
-    return looked_up
+    row, present = find(found[order], handles)
+    return np.where(present, ceilings[order[row]], 0)

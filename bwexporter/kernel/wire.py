@@ -145,17 +145,11 @@ def decode_classes(arena: Buffer, used_bytes: int, known: list[Shape] | None = N
 
 def decode_block(arena: Buffer, used_bytes: int, known: list[Shape]) -> I8:
     """Turn class messages into a block: a row a field, as the kernel says it, and a column a message."""
-    if used_bytes % 4:
-        raise KernelUnreadable("a class dump ends inside a message")
-    words = np.frombuffer(arena, np.uint32, used_bytes // 4)
+    words = _words(arena, used_bytes)
     if not len(words):
         return np.empty((_BACKLOG + 1, 0), np.int64)
-    for shape in known or [_remember(known, words, 0)]:
-        if len(words) % shape.words == 0:
-            matrix = words.reshape(-1, shape.words)
-            if (matrix.take(shape.header_at, axis=1) == shape.header).all():
-                return _block(matrix, shape)
-    return _mixed(arena, words, known)
+    uniform = _uniform(words, known)
+    return _block(*uniform) if uniform else _mixed(arena, words, known)
 
 
 def columns(block: I8) -> tuple[Classes, Counts, I8]:
@@ -172,8 +166,12 @@ def columns(block: I8) -> tuple[Classes, Counts, I8]:
 
 def decode_ceilings(arena: Buffer, used_bytes: int, known: list[Shape]) -> tuple[I8, I8]:
     """Turn class messages into handles and ceilings (bytes per second) alone; otherwise as `decode_classes`."""
-    block = decode_block(arena, used_bytes, known)
-    return block[HANDLE], block[_CEILING]
+    words = _words(arena, used_bytes)
+    uniform = _uniform(words, known) if len(words) else None
+    if uniform is None:
+        block = decode_block(arena, used_bytes, known)
+        return block[HANDLE], block[_CEILING]
+    return _field(*uniform, HANDLE), _field(*uniform, _CEILING)
 
 
 def decode_qdisc(data: Buffer, start: int, end: int) -> Qdisc:
@@ -292,6 +290,30 @@ def encode_questions(handles: I8, *, ifindex: int, first_seq: int, batch: int) -
         encode_request(RTM_GETTCLASS, NLM_F_ECHO | ack, first_seq + row, Place(ifindex, handle, 0))
         for row, (handle, ack) in enumerate(zip(handles.tolist(), acknowledged, strict=True))
     )
+
+
+def _words(arena: Buffer, used_bytes: int) -> NDArray[np.uint32]:
+    if used_bytes % 4:
+        raise KernelUnreadable("a class dump ends inside a message")
+    return np.frombuffer(arena, np.uint32, used_bytes // 4)
+
+
+def _uniform(words: NDArray[np.uint32], known: list[Shape]) -> tuple[NDArray[np.uint32], Shape] | None:
+    """Return messages as a matrix, one a row, with the shape that all of them have; None where there is none."""
+    for shape in known or [_remember(known, words, 0)]:
+        if len(words) % shape.words == 0:
+            matrix = words.reshape(-1, shape.words)
+            if (matrix.take(shape.header_at, axis=1) == shape.header).all():
+                return matrix, shape
+    return None
+
+
+def _field(matrix: NDArray[np.uint32], shape: Shape, row: int) -> I8:
+    """Return one row of the block."""
+    field: I8 = matrix[:, shape.words_at[row]].astype(np.int64)
+    if row in shape.wide:
+        field |= matrix[:, shape.words_at[_BACKLOG + 1 + shape.wide.index(row)]].astype(np.int64) << 32
+    return field
 
 
 def _block(matrix: NDArray[np.uint32], shape: Shape) -> I8:
