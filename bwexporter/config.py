@@ -110,13 +110,12 @@ class Device(Written):
             self.default_bytes_per_second,
         )
         if cap is not None and line_rate is not None and cap > line_rate:
-            text = f"{print_rate(cap)} is more than the line rate {print_rate(line_rate)}"
-            faults.append(Fault(("cap",), text))
+            faults.append(Fault(("cap",), f"{print_rate(cap)} is more than the line rate {print_rate(line_rate)}"))
         if cap is not None and default is not None and default > cap:
-            text = f"{print_rate(default)} is more than the cap {print_rate(cap)}"
+            faults.append(Fault(("default",), f"{print_rate(default)} is more than the cap {print_rate(cap)}"))
+        if default is not None and self.tree is Tree.EXISTING:
+            text = "is for trees that bwexporter builds; leave it out"
             faults.append(Fault(("default",), text))
-        if self.tree is Tree.EXISTING:
-            faults.append(Fault(("tree",), "existing is not there yet in this version; write managed"))
         if faults:
             raise Misfit(faults)
         return self
@@ -274,7 +273,7 @@ def _contradictions(keys: _Keys, *, faulty: set[Step]) -> Iterator[Fault]:
         yield from (
             Fault(("devices", at, "cap"), MISSING)
             for at, device in enumerate(keys.devices)
-            if device.cap_bytes_per_second is None
+            if device.tree is Tree.MANAGED and device.cap_bytes_per_second is None
         )
     if "interval" not in faulty:
         yield from _contradictions_of_times(keys)

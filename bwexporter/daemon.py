@@ -365,7 +365,7 @@ class Daemon:
         self._told = now
         for desk in roll.desks(self._turns.desks):
             self._turns.enlist(desk)
-        self._sorting.enlist(roll.claims, list(roll.tariffs), roll.exempt_prefixes)
+        self._sorting.enlist(roll.claims, roll.built, roll.exempt_prefixes)
         for name, sink in self._sinks.items():
             sink.enlist(roll.config.apmon, roll.claims, len(roll.tariffs))
             self._wake_push(name, 0.0)

@@ -11,13 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bwexporter.config import Config, Device, load_config
+from bwexporter.config import Tree as TreeKind
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, DeviceFacts, Tariffs
 from bwexporter.core.periods import PeriodRule
 from bwexporter.core.report import SliceInfo, SourceStatus
 from bwexporter.errors import ConfigError, Problem
 from bwexporter.kernel.addresses import Addresses
 from bwexporter.kernel.claims import Claim, claim
+from bwexporter.kernel.existing import ExistingTree, Memory
 from bwexporter.kernel.tree import ManagedTree
+from bwexporter.slices.adoption import Adoption, adopted, misplaced_classes
 from bwexporter.slices.caps import cap_of
 from bwexporter.slices.combining import combine
 from bwexporter.slices.file import Identity, identities
@@ -26,7 +29,7 @@ from bwexporter.slices.ids import allot_ids
 from bwexporter.slices.polled import PolledSource
 from bwexporter.slices.records import RESERVED_NAMES, Match, SliceRecord
 from bwexporter.slices.source import SourceResult
-from bwexporter.slices.tariffs import assemble, slice_warnings
+from bwexporter.slices.tariffs import assemble, devices_of, slice_warnings
 from bwexporter.turn import Desk, Pace
 from bwexporter.written import Network
 
@@ -37,7 +40,7 @@ class Roll:
 
     config: Config
     pace: Pace
-    trees: Mapping[str, ManagedTree]
+    trees: Mapping[str, ManagedTree | ExistingTree]
     tariffs: Mapping[str, tuple[Tariffs, tuple[PeriodRule, ...]]]
     claims: tuple[Claim, ...]
     exempt_prefixes: tuple[Network, ...]
@@ -46,6 +49,11 @@ class Roll:
     info: Mapping[str, SliceInfo]
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
+
+    @property
+    def built(self) -> tuple[str, ...]:
+        """Return the devices whose trees bwexporter builds, and whose packets it sorts."""
+        return tuple(name for name, tree in self.trees.items() if isinstance(tree, ManagedTree))
 
     def desks(self, before: Mapping[str, Desk]) -> Iterator[Desk]:
         """Yield each desk with its new tree and tariffs."""
@@ -56,7 +64,7 @@ class Roll:
 class Roster:
     """Calls the roll, at the start and at each reload. `remembered` gives the ids of slices by name."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - whatever the files cannot say is asked of somebody else
         self,
         config: Config,
         facts: Mapping[str, DeviceFacts],
@@ -67,7 +75,9 @@ class Roster:
         addresses: Callable[[Sequence[str]], Mapping[str, Addresses]] = lambda _: {},
         enforce: bool = True,
         keeps_files: bool = False,
+        memories: Mapping[str, Memory] | None = None,
     ) -> None:
+        self._memories = dict(memories or {})  # of devices with somebody else's tree
         self.read_since: dict[Path, Identity] = {}  # what the files were when they were read
         self._running = config
         self._user_ids = user_ids
@@ -99,10 +109,19 @@ class Roster:
         self.read_since |= identities(config.slice_files)
         results = self._sources.read(config.sources)
         caps, cap_problems = self._caps(config, results)
-        trees = {device.name: self._tree(device, caps.get(device.name)) for device in config.devices}
         records, problems = combine(results, self._records)
         problems = (*problems, *cap_problems)
         ids, id_problems = allot_ids(records, self._remembered())
+        adoptions = {
+            device.name: adopted(config, records, device.name)
+            for device in config.devices
+            if device.tree is TreeKind.EXISTING
+        }
+        trees = {
+            device.name: self._tree(device, caps.get(device.name), adoptions.get(device.name))
+            for device in config.devices
+        }
+        problems = (*problems, *misplaced_classes(config, records))
         tariffs = {}
         for name, tree in trees.items():
             of_device, rules, device_problems = assemble(
@@ -112,9 +131,10 @@ class Roster:
                 device=name,
                 cap_bytes_per_second=tree.cap_bytes_per_second,
                 line_rate_bytes_per_second=tree.line_rate_bytes_per_second,
+                only=adoptions[name].classes if name in adoptions else None,
             )
             tariffs[name] = (of_device, rules)
-            problems = (*problems, *device_problems)
+            problems = (*problems, *device_problems, *(adoptions[name].problems if name in adoptions else ()))
         self._running = config
         self._records = {record.name: record for record in records}
         problems = (*problems, *id_problems)
@@ -124,7 +144,7 @@ class Roster:
             pace=self._pace(config),
             trees=trees,
             tariffs=tariffs,
-            claims=_claims(records, ids, self._user_ids()),
+            claims=_claims(config, records, ids, self._user_ids()),
             exempt_prefixes=_exempt(config, results),
             ids=ids,
             sources=self._statuses,
@@ -163,9 +183,12 @@ class Roster:
                     caps.setdefault(name, cap)
         return caps, problems
 
-    def _tree(self, device: Device, cap_by_source: int | None) -> ManagedTree:
+    def _tree(self, device: Device, cap_by_source: int | None, adoption: Adoption | None) -> ManagedTree | ExistingTree:
         line_rate = self._line_rate(device) or 0
         cap = min(device.cap_bytes_per_second or cap_by_source or line_rate, line_rate)
+        if adoption is not None:
+            memory = self._memories.setdefault(device.name, Memory(None, lambda _: None, boot_id="", ifindex=0))
+            return ExistingTree(device.name, cap, line_rate, adoption.classes, adoption.as_found, memory)
         return ManagedTree(
             device=device.name,
             cap_bytes_per_second=cap,
@@ -231,25 +254,36 @@ def _what_can_change(running: Config, new: Config) -> tuple[Config, list[Problem
 
 
 def _names(config: Config) -> list[str]:
-    return [device.name for device in config.devices]
+    return [f"{device.name} {device.tree.value}" for device in config.devices]
 
 
-def _claims(records: Sequence[SliceRecord], ids: Mapping[str, int], user_ids: Mapping[str, int]) -> tuple[Claim, ...]:
-    """Return what each slice with lanes claims.
+def _claims(
+    config: Config, records: Sequence[SliceRecord], ids: Mapping[str, int], user_ids: Mapping[str, int]
+) -> tuple[Claim, ...]:
+    """Return what each slice with lanes in a tree of ours claims.
 
     The node's own traffic, that of root, is claimed last, so that a slice may have it. The claim of `_default` says
     where unclassified exempt traffic goes.
     """
+    built = {device.name for device in config.devices if device.tree is TreeKind.MANAGED}
+    if not built:
+        return ()
     slices = [record for record in records if record.name in ids and record.name not in RESERVED_NAMES]
     return (
-        *(claim(record.name, ids[record.name], record.match, user_ids) for record in slices),
+        *(
+            claim(record.name, ids[record.name], record.match, user_ids)
+            for record in slices
+            if built & set(devices_of(record, config))
+        ),
         replace(claim(ROOT_SLICE, ids[ROOT_SLICE], Match(), user_ids), uids=((0, 0),)),
         claim(DEFAULT_SLICE, ids[DEFAULT_SLICE], Match(), user_ids),
     )
 
 
 def _exempt(config: Config, results: Sequence[SourceResult]) -> tuple[Network, ...]:
-    """Return the prefixes that the configuration and the sources exempt, each once."""
+    """Return the prefixes that the configuration and the sources exempt, each once; none where nothing is sorted."""
+    if all(device.tree is TreeKind.EXISTING for device in config.devices):
+        return ()
     of_sources = (prefix for result in results for prefix in result.reading.exempt)
     return tuple(dict.fromkeys((*config.exempt_prefixes, *of_sources)))
 

@@ -62,7 +62,11 @@ class Door(Protocol):
 
 
 class Tree(Protocol):
-    """How lanes become classes: a tree of ours, or (later) one that was built by others."""
+    """How lanes become classes: a tree of ours, or one that was built by others."""
+
+    @property
+    def builds(self) -> bool:
+        """Say whether classes may be made at all."""
 
     @property
     def cap_bytes_per_second(self) -> int:
@@ -74,6 +78,9 @@ class Tree(Protocol):
 
     def handles(self, tariffs: Tariffs) -> I8:
         """Return the class of each lane."""
+
+    def fitted(self, tariffs: Tariffs, snapshot: Snapshot) -> Tariffs:
+        """Return the tariffs as far as the classes that there are let them be; the very same where they fit."""
 
     def wanted(self, tariffs: Tariffs, verdicts: Verdicts) -> Classes:
         """Return every class the tree should have, parents before children."""
@@ -410,8 +417,9 @@ class Turns:
 
     def _judge(self, work: _Work, now: Instant) -> None:
         desk = work.desk
-        if work.count is None:
+        if work.count is None or work.snapshot is None:
             return
+        self._fit(desk, work.snapshot)
         desk.frame = self._frame(desk)
         until_regular = max(1e-3, self._regular_at_boot_seconds - now.boot_seconds)
         next_look = policy.next_look_seconds(
@@ -424,6 +432,14 @@ class Turns:
         )
         desk.due_at_boot_seconds = now.boot_seconds + next_look
         work.verdicts = self._verdicts(desk, _held_ceilings(work), next_look)
+
+    def _fit(self, desk: Desk, snapshot: Snapshot) -> None:
+        """Let tariffs follow what was found, where a tree is somebody else's."""
+        written = desk.written or desk.tariffs
+        fitted = desk.tree.fitted(written, snapshot)
+        if fitted is not written:
+            desk.written = fitted
+            desk.tariffs = fitted if self.hand is None else hand.over(fitted, self.hand.orders)
 
     def _frame(self, desk: Desk) -> policy.Frame:
         return policy.framed(
@@ -633,6 +649,8 @@ def _plan(work: _Work, *, spreading: bool = True) -> None:
         enforced=desk.enforced,
         places=desk.planned,
     )
+    if changes.build_tree and not desk.tree.builds:
+        changes = replace(changes, build_tree=False)
     work.changes, desk.waiting = _spread(desk, changes) if spreading else (changes, desk.waiting[:0])
     work.is_cut = len(work.changes) < len(changes)
 

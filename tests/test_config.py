@@ -44,7 +44,7 @@ BAD = [
     ("device_name", 2, "devices[0].name", "1 to 15 bytes"),
     ("cap_over_line_rate", 3, "devices[0].cap", "more than the line rate 1gbit"),
     ("default_over_cap", 4, "devices[0].default", "more than the cap 10mbit"),
-    ("tree_existing", 4, "devices[0].tree", "not there yet in this version"),
+    ("default_existing", 5, "devices[0].default", "is for trees that bwexporter builds"),
     ("tree_unknown", 4, "devices[0].tree", "'managed'"),
     ("shortest_over_interval", 3, "shortest_interval", "more than the interval 1s"),
     ("period_under_interval", 3, "period", "less than the interval 1m"),

@@ -51,7 +51,7 @@ BAD = [
     ("tag_huge", 5, "tags.net_max_kbyte", "is not a volume", "a"),
     ("tag_minus_one", 5, "tags.net_max_rate", "is not a rate", "a"),
     ("tag_threshold", 6, "tags.net_thresh_kbyte", "more than the allowance", "a"),
-    ("class", 4, "class", "not there yet in this version", "a"),
+    ("class", 4, "class", 'as tc does and in quotes: "1:10"', "a"),
     ("override", 4, "override", "must be true or false", "a"),
     ("root_id", 4, "id", "only its settings", "_root"),
     ("no_mapping", 3, "", "must be a mapping", None),

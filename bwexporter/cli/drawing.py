@@ -59,7 +59,7 @@ def _device_row(desk: Desk) -> Row:
     return {
         "device": desk.device,
         "tree_present": snapshot.tree_present,
-        "root": 1,
+        "root": f"{int(snapshot.classes.handle[0]) >> 16:x}" if len(snapshot.classes) else "1",
         "sent_bytes": snapshot.tree_sent_bytes,
         "direct_packets": snapshot.direct_packets,
         "classes": list(_class_rows(desk, snapshot)),
@@ -77,6 +77,7 @@ def _class_rows(desk: Desk, snapshot: Snapshot) -> Iterator[Row]:
             "parent": class_text(parent),
             "slice": lane.slice_name if lane else None,
             "traffic": lane.traffic.value if lane else None,
+            "trunk": TRUNK.get(class_text(handle)) if desk.tree.builds else None,
             "rate_bytes_per_second": int(classes.rate_bytes_per_second[row]),
             "ceiling_bytes_per_second": int(classes.ceiling_bytes_per_second[row]),
             "quantum_bytes": int(classes.quantum_bytes[row]),
@@ -113,7 +114,7 @@ def _accounts(desk: Desk) -> dict[Lane, _Account]:
 
 def _heading(device: Row) -> Text:
     if not device["tree_present"]:
-        return Text.assemble((device["device"], "bold"), "  no tree of bwexporter's")
+        return Text.assemble((device["device"], "bold"), "  no tree")
     heading = Text.assemble((device["device"], "bold"), f"  sent {print_volume(device['sent_bytes'])}")
     if device["direct_packets"]:
         heading.append(f", {device['direct_packets']} packets passed unshaped", style="red")
@@ -133,7 +134,7 @@ def _grow(at: Tree, children: Mapping[str, Sequence[Row]], parent: str, slice_na
 
 
 def _label(row: Row) -> Text:
-    name = row["slice"] or TRUNK.get(row["class"])
+    name = row["slice"] or row["trunk"]
     label = Text.assemble((f"{row['class']:<7}", "cyan"), " ", (name or "of nobody", "bold" if row["slice"] else "dim"))
     if row["traffic"]:
         label.append(f" {row['traffic']}", style="blue" if row["traffic"] == "exempt" else "")

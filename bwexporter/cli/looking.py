@@ -13,13 +13,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bwexporter.cli.running import Opened, alive_ids, first_desk, ledger_of, user_ids
+from bwexporter.cli.running import Opened, alive_ids, door_of, first_desk, ledger_of, memory_of, user_ids
 from bwexporter.config import load_config
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Instant
+from bwexporter.core.sights import Kept
 from bwexporter.daemon import read_clocks
 from bwexporter.kernel.addresses import addresses_of
-from bwexporter.kernel.htb import Device
 from bwexporter.roster import Roll, Roster
 from bwexporter.state import NOTHING_SAVED, peek
 from bwexporter.turn import Desk
@@ -41,12 +41,23 @@ def standing(config_path: Path, *, take_over: bool = False) -> Iterator[Standing
     config = load_config(config_path)
     kept = peek(config.state) or NOTHING_SAVED
     with ExitStack() as open_things:
-        doors = [open_things.enter_context(Device(one.name, take_over=take_over)) for one in config.devices]
+        doors = [open_things.enter_context(door_of(one, take_over=take_over)) for one in config.devices]
         facts = {door.name: door.facts() for door in doors}
         remembered = alive_ids(kept.ids, kept.ledgers.values())
-        roster = Roster(config, facts, lambda: remembered, time.time, user_ids=user_ids, addresses=addresses_of)
-        roll = roster.call(anew=False)
         now = read_clocks()
+        memories = {
+            name: memory_of(name, one.ifindex, now.boot_id, kept.sights, _unkept) for name, one in facts.items()
+        }
+        roster = Roster(
+            config,
+            facts,
+            lambda: remembered,
+            time.time,
+            user_ids=user_ids,
+            addresses=addresses_of,
+            memories=memories,
+        )
+        roll = roster.call(anew=False)
         desks = {
             door.name: first_desk(
                 Opened(door, door.look()),
@@ -57,3 +68,8 @@ def standing(config_path: Path, *, take_over: bool = False) -> Iterator[Standing
             for door in doors
         }
         yield Standing(roll, now, desks, kept.hand)
+
+
+def _unkept(device: str, kept: Kept) -> None:
+    """Keep nothing: whoever only looks leaves it to the daemon what it remembers."""
+    del device, kept

@@ -54,6 +54,7 @@ def _rows(desk: Desk, changes: Changes, before: Snapshot) -> Iterator[Mapping[st
             "parent": class_text(int(classes.parent[row])),
             "slice": lane.slice_name if lane else None,
             "traffic": lane.traffic.value if lane else None,
+            "trunk": TRUNK.get(class_text(handle)) if desk.tree.builds else None,
             "before": _plain(actual, int(at[row])) if there else None,
             "after": None if act is Act.REMOVE else _plain(classes, row),
         }
@@ -67,7 +68,7 @@ def _plain(classes: Classes, row: int) -> Mapping[str, Any]:
 def _whose(row: Mapping[str, Any]) -> str:
     if row["slice"]:
         return f"{row['slice']} {row['traffic']}"
-    return TRUNK.get(row["class"], "of nobody")
+    return row["trunk"] or "of nobody"
 
 
 def _settings(after: Mapping[str, Any]) -> str:

@@ -17,21 +17,27 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from bwexporter.cli.privileges import raise_net_admin
 from bwexporter.cli.supervised import Supervisor
 from bwexporter.cli.table import console, lanes_table
-from bwexporter.config import Config, Listen, OnStop, load_config
+from bwexporter.config import Config, Listen, OnStop, Tree, load_config
+from bwexporter.config import Device as ConfiguredDevice
 from bwexporter.control import Control
 from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.lanes import DeviceFacts, Instant, Ledger, Snapshot
+from bwexporter.core.sights import Kept
 from bwexporter.daemon import Daemon, read_clocks
 from bwexporter.errors import ConfigError, DeviceRefused, KernelUnreadable, Problem
 from bwexporter.kernel.addresses import addresses_of
+from bwexporter.kernel.adopted import AdoptedDevice
 from bwexporter.kernel.classifier import Classifier
+from bwexporter.kernel.existing import Memory
 from bwexporter.kernel.htb import Device
 from bwexporter.kernel.watch import Watch
 from bwexporter.lock import hold_device
@@ -91,7 +97,7 @@ def assembled(wanted: Wanted, open_things: ExitStack) -> Node:
     open_things.callback(state.close)
     if state.recovered:
         log.error("%s", state.recovered)
-    opened = {device.name: _open_door(device.name, wanted, open_things) for device in config.devices}
+    opened = {device.name: _open_door(device, wanted, open_things) for device in config.devices}
     return Node(config, wanted, state, opened, read_since)
 
 
@@ -120,6 +126,10 @@ class Node:
             addresses=addresses_of,
             enforce=not wanted.shadow,
             keeps_files=True,
+            memories={
+                name: memory_of(name, one.ifindex, read_clocks().boot_id, state.sights(), self._remember_sights)
+                for name, one in facts.items()
+            },
         )
         self._roster.read_since |= read_since
         self._exposition = Exposition(list(opened))
@@ -208,6 +218,13 @@ class Node:
             time.sleep(self._turns.next_look_seconds(read_clocks()))
             self._daemon.take_turn()
 
+    def give_back(self) -> None:
+        """Give the classes of trees that somebody else has built their own ceilings back; accounts stay."""
+        for desk in tuple(self._turns.desks.values()):
+            if not desk.tree.builds:
+                self._turns.enlist(replace(desk, tariffs=replace(desk.tariffs.take(np.empty(0, np.int64)), lanes=())))
+        self.take_turns()
+
     def finish(self) -> bool:
         """Count once more and save; true where it was saved."""
         return self._daemon.finish(hold=False)
@@ -230,6 +247,9 @@ class Node:
         self._on_stop = roll.config.on_stop
         self._file_watch.follow()
         return roll
+
+    def _remember_sights(self, device: str, kept: Kept) -> None:
+        self._state.remember_sights(device, kept, time.time())
 
     def _remembered(self) -> dict[str, int]:
         """Return the ids of slices by name, without those of removed slices whose accounts have ended."""
@@ -284,9 +304,9 @@ class Opened(NamedTuple):
     look: Snapshot  # the door's first, which no turn has counted: it alone knows that nobody had watched before it
 
 
-def _open_door(name: str, wanted: Wanted, open_things: ExitStack) -> Opened:
+def _open_door(device: ConfiguredDevice, wanted: Wanted, open_things: ExitStack) -> Opened:
     """Open a device that can be used: it is there, it is ours alone, its root queue is ours or nobody's."""
-    door = Device(name, take_over=wanted.take_over, hold=hold_device)
+    door = door_of(device, take_over=wanted.take_over, hold=hold_device)
     open_things.callback(door.close)
     try:
         if not wanted.shadow:
@@ -294,6 +314,20 @@ def _open_door(name: str, wanted: Wanted, open_things: ExitStack) -> Opened:
         return Opened(door, door.look())
     except KernelUnreadable as error:
         raise DeviceRefused(f"{error}; devices are named in the configuration (`ip link` lists them)") from error
+
+
+def door_of(device: ConfiguredDevice, *, take_over: bool, hold: Callable[[int], socket.socket] | None = None) -> Device:
+    """Open the door to a device of the configuration; it holds nothing unless it is told how."""
+    if device.tree is Tree.EXISTING:
+        return AdoptedDevice(device.name, hold=hold)
+    return Device(device.name, take_over=take_over, hold=hold)
+
+
+def memory_of(
+    device: str, ifindex: int, boot_id: str, sights: Mapping[str, Kept], keep: Callable[[str, Kept], None]
+) -> Memory:
+    """Return what is known of a device's classes where somebody else has built them."""
+    return Memory(sights.get(device), lambda kept: keep(device, kept), boot_id=boot_id, ifindex=ifindex)
 
 
 def ledger_of(ledgers: Mapping[str, Ledger], facts: DeviceFacts, now: Instant) -> Ledger:

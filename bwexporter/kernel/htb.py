@@ -70,6 +70,7 @@ class Device:
         self._requests = Requests()
         self._shapes: list[wire.Shape] = []
         self._ifindex = 0  # of the last look; 0 before the first
+        self._tree_handle = wire.TREE_HANDLE
         self._missing = False  # the device had no such name when it was last sought
         self._classes = no_classes()  # of the last look
         self._listed = self._rows = np.empty(0, np.int64)  # handles of the last dump, and their order in the snapshot
@@ -223,7 +224,7 @@ class Device:
         code, root = self._ask_root(ifindex)
         if code:
             raise KernelUnreadable(f"device {self.name} does not tell its root queue: {os.strerror(code)}")
-        if root is None or _is_ours(root):
+        if root is None or self._owns(root):
             return root
         if root.handle and not self._take_over:
             raise DeviceRefused(
@@ -233,7 +234,7 @@ class Device:
         return None
 
     def _dump(self, ifindex: int) -> tuple[I8, bool]:
-        used, intact = self._requests.dump(wire.RTM_GETTCLASS, wire.Place(ifindex, 0, wire.TREE_HANDLE))
+        used, intact = self._requests.dump(wire.RTM_GETTCLASS, wire.Place(ifindex, 0, self._tree_handle))
         return wire.decode_block(self._requests.arena, used, self._shapes), intact
 
     def _snapshot(self, ifindex: int, root: wire.Qdisc | None, block: I8, *, clean: bool) -> Snapshot:
@@ -253,7 +254,7 @@ class Device:
             counts=counts,
             backlog_bytes=backlog_bytes,
             endings=_endings(bytes(listener.endings)),
-            tree_endings_bytes=tuple(ended.sent_bytes for ended in listener.roots if _is_ours(ended)),
+            tree_endings_bytes=tuple(ended.sent_bytes for ended in listener.roots if self._owns(ended)),
             tree_sent_bytes=root.sent_bytes if root else 0,
             direct_packets=root.direct_packets if root else 0,
         )
@@ -270,13 +271,17 @@ class Device:
                 self._listed = np.empty(0, np.int64)
         return self._rows
 
+    def _owns(self, root: wire.Qdisc) -> bool:
+        """Say whether a root queue is one that we have built."""
+        return _is_ours(root)
+
     def _guard(self) -> int:
         """Return 0 unless the root queue was replaced by a foreign one since the look."""
         self._drain(self._ifindex)
         if not self._listener.root_changed:
             return 0
         code, root = self._ask_root(self._ifindex)
-        return code or (errno.EEXIST if root and root.handle and not _is_ours(root) else 0)
+        return code or (errno.EEXIST if root and root.handle and not self._owns(root) else 0)
 
     def _build(self) -> int:
         """Make the root queue, or find it made; the errno where it cannot be."""
@@ -414,17 +419,18 @@ class Device:
     def _read_back(self, handles: I8, rows: I8, enforced: I8) -> None:
         if not len(handles):
             return
+        enforced[rows] = self._answers(self._ask_classes(handles), handles)
+
+    def _ask_classes(self, handles: I8) -> int:
+        """Ask for classes one by one, or for all where they are many: the bytes of the arena that the answers fill."""
         if not self._is_few(len(handles)):
             try:
-                used, _ = self._requests.dump(wire.RTM_GETTCLASS, wire.Place(self._ifindex, 0, wire.TREE_HANDLE))
+                return self._requests.dump(wire.RTM_GETTCLASS, wire.Place(self._ifindex, 0, self._tree_handle))[0]
             except KernelUnreadable:
-                return
-            enforced[rows] = self._answers(used, handles)
-            return
+                return 0
         first, batch = self._requests.reserve(len(handles)), self._requests.batch
         data = wire.encode_questions(handles, ifindex=self._ifindex, first_seq=first, batch=batch)
-        _, used = self._requests.exchange(data, len(handles), first)
-        enforced[rows] = self._answers(used, handles)
+        return self._requests.exchange(data, len(handles), first)[1]
 
     def _answers(self, used: int, handles: I8) -> I8:
         """Read the ceilings in the answers to the last request; what cannot be read was not answered."""
@@ -480,7 +486,7 @@ def _each_once(handles: I8, leaf: I8, ended: Endings) -> I8:
     order = np.argsort(handles, kind="stable")
     handle = handles[order]
     keep = (handle[1:] != handle[:-1]) if len(handle) else np.empty(0, bool)
-    keep = np.append(keep, True)[: len(handle)] & (handle >> 16 == wire.TREE_HANDLE >> 16)
+    keep = np.append(keep, True)[: len(handle)]
     if len(ended):
         keep &= ~np.isin(_lives(handle, leaf[order]), _lives(ended.handle, ended.leaf))
     rows: I8 = order[keep]

@@ -171,6 +171,7 @@ class Listener:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
         self._buffer = bytearray(_READ_BYTES)
         self._passed_over = 0
+        self.tree_handle = wire.TREE_HANDLE  # of the root queue whose classes' endings are gathered
         self.by_others = False  # somebody else than the one who is passed over stirred; stays until it is set back
         self.link_came = False  # some device came or changed, whichever; likewise
         self.forget()
@@ -264,7 +265,7 @@ class Listener:
 
     def _take(self, kind: int, handle: int, parent: int, place: slice) -> None:
         self.stirred = True
-        if kind == wire.RTM_DELTCLASS and handle >> 16 == wire.TREE_HANDLE >> 16:
+        if kind == wire.RTM_DELTCLASS and handle >> 16 == self.tree_handle >> 16:
             self.endings += self._buffer[place]
             if len(self.endings) > _LISTENER_BUFFER_BYTES:
                 self.endings.clear()

@@ -14,10 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import is_, itemgetter
+from typing import ClassVar
 
 import numpy as np
 
-from bwexporter.core.lanes import B1, I8, UNLIMITED, Classes, Lane, Tariffs, Traffic, Verdicts
+from bwexporter.core.lanes import B1, I8, UNLIMITED, Classes, Lane, Snapshot, Tariffs, Traffic, Verdicts
 from bwexporter.kernel.wire import INNER_QUANTUM_BYTES, LARGEST_BURST_NS, TICK_NS, TREE_HANDLE
 
 DEFAULT_ID = 0x6FFF
@@ -56,6 +57,8 @@ class ManagedTree:
     line for longer than 16 of its packets; none falls below 1514 bytes.
     """
 
+    builds: ClassVar = True
+
     device: str
     cap_bytes_per_second: int
     line_rate_bytes_per_second: int
@@ -66,6 +69,11 @@ class ManagedTree:
     def handles(self, tariffs: Tariffs) -> I8:
         """Return the class of each lane, in the order of the tariffs."""
         return self._standing(tariffs).handle[len(_TRUNK) :]
+
+    def fitted(self, tariffs: Tariffs, snapshot: Snapshot) -> Tariffs:
+        """Return the tariffs as they are, whatever there is: the classes follow them."""
+        del snapshot
+        return tariffs
 
     def owns(self, handles: I8) -> B1:
         """Mark the classes that are of this tree: the trunk and whatever stands where lanes stand."""

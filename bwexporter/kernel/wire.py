@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,6 +54,7 @@ _KIND_OPTIONS_PARMS = struct.pack("=HH4sHHHH", 8, _TCA_KIND, _HTB_KIND, 76, _TCA
 _RATESPEC_HEAD = struct.pack("=BBHhH", 0, 1, 0, -1, 0)
 _RATE64_HEAD = struct.pack("=HH", 12, _TCA_HTB_RATE64)
 _CEIL64_HEAD = struct.pack("=HH", 12, _TCA_HTB_CEIL64)
+_WIDE = struct.Struct("=Q")
 _CLASS_MESSAGE = struct.Struct("=IHHII4xiIII16s8sI8sIIIIII4sQ4sQ")
 _CLASS_COLUMNS: Any = np.dtype(
     {
@@ -220,6 +221,44 @@ def encode_classes(
     rows["cburst"] = (classes.ceiling_burst_ns // TICK_NS).clip(0, _U32_MAX)
     rows["quantum"] = classes.quantum_bytes.clip(0, 0x7FFFFFFF)
     return bytes(rows.data)
+
+
+def encode_ceilings(
+    arena: Buffer, used_bytes: int, ceilings: Mapping[int, int], *, first_seq: int, batch: int = 1000
+) -> tuple[list[int], bytes]:
+    """Turn classes as the kernel tells them into changes of nothing but their ceilings.
+
+    Returns the handles of those that were told among `ceilings`, and a message (RTM_NEWTCLASS) for each. All that the
+    kernel said of a class goes back to it as it is: it would replace what is left out by a default.
+    """
+    told = {}
+    starts, lengths = _boundaries(memoryview(arena)[:used_bytes].cast("I"))
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        raw = bytes(arena[4 * start : 4 * (start + length)])
+        _, _, _, _, _, _, ifindex, handle, parent = EVENT.unpack_from(raw)
+        if handle in ceilings:
+            told[handle] = _with_ceiling(raw, ifindex, handle, parent, ceilings[handle])
+    acknowledged = _acknowledged(len(told), batch).tolist()
+    messages = (
+        _TC_REQUEST.pack(
+            _TC_REQUEST.size + len(body), RTM_NEWTCLASS, NLM_F_REQUEST | ack, first_seq + row, 0, *place, 0
+        )
+        + body
+        for row, ((place, body), ack) in enumerate(zip(told.values(), acknowledged, strict=True))
+    )
+    return list(told), b"".join(messages)
+
+
+def _with_ceiling(
+    raw: bytes, ifindex: int, handle: int, parent: int, ceiling: int
+) -> tuple[tuple[int, int, int], bytes]:
+    """Return a class's place, and its attributes with another ceiling."""
+    found = {(outer, inner): raw[at : at + length] for outer, inner, at, length in _attributes(raw)}
+    parameters = bytearray(found[_TCA_OPTIONS, _TCA_HTB_PARMS])
+    rate = found.get((_TCA_OPTIONS, _TCA_HTB_RATE64)) or _WIDE.pack(*struct.unpack_from("=I", parameters, 8))
+    struct.pack_into("=I", parameters, 20, min(ceiling, _U32_MAX))
+    body = _KIND_OPTIONS_PARMS + parameters + _RATE64_HEAD + rate + _CEIL64_HEAD + _WIDE.pack(ceiling)
+    return (ifindex, handle, parent), body
 
 
 def encode_leaves(

@@ -29,6 +29,8 @@ def patched(known: SliceRecord, patch: SliceRecord) -> tuple[SliceRecord, list[t
         labels={**known.labels, **patch.labels},
         devices=patch.devices if "devices" in given else known.devices,
         match=known.match.model_copy(update={key: getattr(patch.match, key) for key in patch.match.model_fields_set}),
+        class_handle=patch.class_handle if "class" in given else known.class_handle,
+        exempt_class_handle=patch.exempt_class_handle if "exempt_class" in given else known.exempt_class_handle,
         normal=normal,
         exempt=exempt,
         everything_off=patch.everything_off if "everything_off" in given else known.everything_off,

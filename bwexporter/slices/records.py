@@ -25,7 +25,6 @@ from bwexporter.written import (
     DeviceName,
     Fault,
     Flag,
-    NotYet,
     Prefix,
     Text,
     Written,
@@ -76,6 +75,17 @@ def _users(written: object) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _class(written: object) -> int:
+    """Read the id of a class as tc writes it, `major:minor` in hexadecimal, into its handle."""
+    match = re.fullmatch(r"([0-9a-fA-F]{1,4}):([0-9a-fA-F]{1,4})", written) if isinstance(written, str) else None
+    if match is None or not int(match[1], 16) or not int(match[2], 16):
+        raise ValueError(f'{shown(written)} is not the id of a class; write it as tc does and in quotes: "1:10"')
+    return int(match[1], 16) << 16 | int(match[2], 16)
+
+
+MaybeClass = Annotated[int | None, PlainValidator(_class)]
+
+
 class Match(Written):
     """What tells a slice's traffic from others'; whatever is given, any of it matches."""
 
@@ -100,8 +110,8 @@ class _Keys(Written):
     off: Flag = False
     shadow: Flag = False
     tags: dict[str, Any] = Field(default_factory=dict)
-    class_: NotYet = Field(default=None, alias="class")
-    exempt_class: NotYet = None
+    class_: MaybeClass = Field(default=None, alias="class")
+    exempt_class: MaybeClass = None
     override: Flag = False
 
 
@@ -125,6 +135,8 @@ class SliceRecord:
     line: int  # 0 where the source has no lines
     override: bool  # patches an earlier record of the name with the keys that it gives
     origins: Mapping[str, str]  # where each given key was given, as "normal.full": "slices.yml:3 (tag net_max_rate)"
+    class_handle: int | None = None  # of its class in a tree that somebody else has built, as is the next
+    exempt_class_handle: int | None = None
 
     @property
     def place(self) -> str:
@@ -169,6 +181,8 @@ def read_record(
         line=line,
         override=keys.override,
         origins={},
+        class_handle=keys.class_,
+        exempt_class_handle=keys.exempt_class,
     )
     given = _origins(keys, record, tags, levels or {}, switched_off=switched_off)
     return replace(record, origins=dict(given)), [*faults, *tag_faults, *normal_faults, *exempt_faults]
@@ -203,9 +217,9 @@ def _origins(
 ) -> Iterator[tuple[str, str]]:
     """Yield each key that holds, with where it was given."""
     here = record.place
-    for key in ("id", "owners", "devices"):
+    for key in ("id", "owners", "devices", "class_", "exempt_class"):
         if key in keys.model_fields_set:
-            yield key, here
+            yield key.rstrip("_"), here
     yield from ((f"match.{key}", here) for key in keys.match.model_fields_set)
     yield from ((f"labels.{key}", here) for key in keys.labels)
     if switched_off or "off" in keys.model_fields_set:

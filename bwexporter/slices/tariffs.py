@@ -7,7 +7,7 @@ kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -41,16 +41,18 @@ def assemble(
     device: str,
     cap_bytes_per_second: int,
     line_rate_bytes_per_second: int,
+    only: Collection[Lane] | None = None,
 ) -> tuple[Tariffs, tuple[PeriodRule, ...], tuple[Problem, ...]]:
     """Return the tariffs of one device, the period rules that `period_rule` points into, and problems of records.
 
     `_root` and `_default` come first, then the slices in their order, each with its normal lane before its exempt one.
-    Slices without an id have no lanes. Problems are those of all records, and are given with the first device only.
+    Slices without an id have no lanes, and no lane is there that is not among `only`, where that is given. Problems are
+    those of all records, and are given with the first device only.
     """
-    rows = list(_rows(config, records, ids, device))
+    rows = [row for row in _rows(config, records, ids, device) if only is None or row.lane in only]
     rules = {config.period: 0}
     period_rule = [rules.setdefault(row.terms.period, len(rules)) for row in rows]
-    normal = np.array([row.lane.traffic is Traffic.NORMAL for row in rows])
+    normal = np.array([row.lane.traffic is Traffic.NORMAL for row in rows], np.bool_)
     # A normal lane stands below the node cap and an exempt one below the line rate; neither passes its parent.
     cap = min(cap_bytes_per_second, line_rate_bytes_per_second)
     of_limit = {Limit.CAP: cap, Limit.LINE_RATE: line_rate_bytes_per_second}

@@ -17,6 +17,7 @@ from typing import BinaryIO, TypeVar
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Lane, Ledger, Traffic
 from bwexporter.core.report import Event
+from bwexporter.core.sights import Kept
 from bwexporter.errors import StateRefused
 from bwexporter.state import books, copies, schema, use
 from bwexporter.state.pack import Damaged
@@ -126,6 +127,7 @@ class State:
         self._path = path
         self._held = held
         self._ledgers = contents.ledgers
+        self._sights = contents.sights
         self.hand = contents.hand  # as it was found at opening; None: nothing was ever set by hand
         self._saver = saver
         self.recovered = recovery.text
@@ -166,6 +168,14 @@ class State:
         if len(set(ids.values())) < len(ids):
             raise ValueError("two slices of one id")
         self._saver.leave_ids(ids, now_wall_seconds)
+
+    def sights(self) -> Mapping[str, Kept]:
+        """Return what was remembered of somebody else's classes, by device, as it was found at opening."""
+        return self._sights
+
+    def remember_sights(self, device: str, kept: Kept, now_wall_seconds: float) -> None:
+        """Remember the ceilings of somebody else's classes; durable with the next save, in its transaction."""
+        self._saver.leave_sights(device, kept, now_wall_seconds)
 
     def use(
         self,

@@ -17,6 +17,7 @@ import numpy as np
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import I8, Lane, Ledger, Traffic
 from bwexporter.core.report import Event, EventKind
+from bwexporter.core.sights import Kept
 from bwexporter.state import schema, use
 from bwexporter.state.orders import pack_hand, unpack_hand
 from bwexporter.state.pack import Damaged, Stored, pack_ledger, unpack_columns, unpack_ledger
@@ -37,6 +38,7 @@ class Turn:
     ids: Mapping[str, int] = field(default_factory=dict)  # by slice
     dropped_events: int = 0
     hand: Hand | None = None  # None: as it is
+    sights: Mapping[str, Kept] = field(default_factory=dict)  # by device; those of others are as they are
 
     def followed_by(self, later: Turn) -> Turn:
         """Join two turns: of all the later, but of events both, up to a bound that drops the oldest."""
@@ -48,6 +50,7 @@ class Turn:
             ids=joined_ids(self.ids, later.ids),
             dropped_events=self.dropped_events + later.dropped_events + max(0, len(events) - MOST_WAITING_EVENTS),
             hand=later.hand or self.hand,
+            sights={**self.sights, **later.sights},
         )
 
 
@@ -65,6 +68,7 @@ class Contents:
     ids: dict[str, int]
     lost_at_wall_seconds: float | None
     hand: Hand | None = None  # None: nothing was ever set by hand
+    sights: Mapping[str, Kept] = field(default_factory=dict)  # of devices with somebody else's tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,20 @@ def read_contents(connection: sqlite3.Connection) -> Contents:
         dict(connection.execute("SELECT slice, id FROM ids")),
         None if lost is None else lost[0],
         None if hand is None else unpack_hand(hand[0]),
+        _sights(connection),
     )
+
+
+def _sights(connection: sqlite3.Connection) -> dict[str, Kept]:
+    if schema.version_of(connection) < schema.FIRST_VERSION_WITH_SIGHTS:
+        return {}
+    found: dict[str, Kept] = {}
+    for device, handle, ceiling, boot_id, ifindex in connection.execute(
+        "SELECT device, handle, ceiling, boot_id, ifindex FROM sights ORDER BY device, handle"
+    ):
+        before = found.get(device, Kept(boot_id, ifindex, {}))
+        found[device] = Kept(boot_id, ifindex, {**before.found, handle: ceiling})
+    return found
 
 
 def _lanes(connection: sqlite3.Connection) -> dict[int, Lane]:
@@ -202,7 +219,16 @@ class Books:
             [(slice_name, slice_id, turn.at_wall_seconds) for slice_name, slice_id in turn.ids.items()],
         )
         self._write_hand(turn.hand)
+        self._write_sights(turn.sights)
         self._connection.execute("COMMIT")
+
+    def _write_sights(self, sights: Mapping[str, Kept]) -> None:
+        for device, kept in sights.items():
+            self._connection.execute("DELETE FROM sights WHERE device = ?", (device,))
+            self._connection.executemany(
+                "INSERT INTO sights VALUES (?, ?, ?, ?, ?)",
+                [(device, handle, ceiling, kept.boot_id, kept.ifindex) for handle, ceiling in kept.found.items()],
+            )
 
     def _write_hand(self, hand: Hand | None) -> None:
         """Write what is set by hand; with no order in force, only what changed."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Ledger
+from bwexporter.core.sights import Kept
 from bwexporter.errors import StateRefused
 from bwexporter.state import copies
 from bwexporter.state.books import Books, Contents, Turn, joined_ids
@@ -49,6 +50,7 @@ class Saver:
         self._ledgers: dict[str, Ledger] = dict(contents.ledgers)
         self._ids: dict[str, int] = dict(contents.ids)
         self._hand: Hand | None = contents.hand
+        self._sights = dict(contents.sights)
         self._changed = threading.Condition()
         self._waiting: Turn | None = None
         self._handed = self._finished = 0
@@ -77,6 +79,12 @@ class Saver:
             turn = Turn(at, ids=ids if due else {name: key for name, key in ids.items() if self._ids.get(name) != key})
             self._ids_left_at = at if due else self._ids_left_at
             self._join(turn)
+
+    def leave_sights(self, device: str, kept: Kept, at: float) -> None:
+        """Leave what was seen of somebody else's classes to be written with the next turn."""
+        with self._changed:
+            self._sights[device] = kept
+            self._join(Turn(at, sights={device: kept}))
 
     def hand_over(self, turn: Turn) -> int:
         """Leave a turn to the thread, and return a ticket to wait with."""
@@ -158,7 +166,9 @@ class Saver:
         books = self._sound_books(turn.at_wall_seconds)
         if self._restored:
             with self._changed:
-                known = Turn(turn.at_wall_seconds, dict(self._ledgers), ids=self._ids, hand=self._hand)
+                known = Turn(
+                    turn.at_wall_seconds, dict(self._ledgers), ids=self._ids, hand=self._hand, sights=self._sights
+                )
                 turn = known.followed_by(turn)
         books.write(turn)
         self._restored = False

@@ -60,8 +60,18 @@ def _orders_of_version_2(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE hand (key INTEGER PRIMARY KEY CHECK (key = 1), packed TEXT NOT NULL)")
 
 
-FIRST_VERSION_WITH_ORDERS = 2
-MIGRATIONS: Sequence[Migration] = (_tables_of_version_1, _orders_of_version_2)
+def _sights_of_version_3(connection: sqlite3.Connection) -> None:
+    # The ceilings of classes of somebody else's tree at first sight, in bytes per second.
+    connection.execute(
+        """CREATE TABLE sights (
+            device TEXT NOT NULL, handle INTEGER NOT NULL, ceiling INTEGER NOT NULL,
+            boot_id TEXT NOT NULL, ifindex INTEGER NOT NULL,
+            PRIMARY KEY (device, handle))""",
+    )
+
+
+FIRST_VERSION_WITH_ORDERS, FIRST_VERSION_WITH_SIGHTS = 2, 3
+MIGRATIONS: Sequence[Migration] = (_tables_of_version_1, _orders_of_version_2, _sights_of_version_3)
 """Migration n leads from version n to n + 1; they are only ever added to."""
 
 

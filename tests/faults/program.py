@@ -108,7 +108,7 @@ class Program:
         config = load_config(config_path)
         state = open_state(config.state, now_wall_seconds=time.time())
         self._open_things.callback(state.close)
-        doors = {device.name: running._open_door(device.name, wanted, self._open_things) for device in config.devices}
+        doors = {device.name: running._open_door(device, wanted, self._open_things) for device in config.devices}
         node = running.Node(config, wanted, state, doors, read_since)
         self._daemon, self._turns = node._daemon, node._turns
         self.beginning = {"recovered": state.recovered, "lost": state.lost}
