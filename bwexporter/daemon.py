@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +47,9 @@ log = logging.getLogger("bwexporter")
 
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 GUARD_SECONDS = 1.0
+SWITCH_SECONDS = 0.0005
+"""After how long a thread that holds the interpreter lets others have it. A turn lets go of it with each message of the
+kernel; with Python's own 5 ms, a page that is being made would hold each of them up for as long."""
 JOB = "turn"
 PUSH_AGAIN_SECONDS = 60.0  # after a push that failed or does not end
 JITTER = 0.1
@@ -149,6 +153,7 @@ class Daemon:
 
     def start(self) -> None:
         """Begin: the first turn is due at once."""
+        sys.setswitchinterval(SWITCH_SECONDS)
         interval = self._turns.pace.interval_seconds
         self._scheduler.add_listener(self._on_trouble, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
         self._scheduler.add_job(

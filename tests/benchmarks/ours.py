@@ -30,7 +30,7 @@ from bwexporter.cli import main as _everything_that_a_daemon_imports  # noqa: F4
 from bwexporter.config import load_config
 from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.lanes import Act, Changes, Classes
-from bwexporter.daemon import read_clocks
+from bwexporter.daemon import SWITCH_SECONDS, read_clocks
 from bwexporter.kernel import wire
 from bwexporter.kernel.htb import Device
 from bwexporter.kernel.sockets import Requests
@@ -219,7 +219,8 @@ class Ours:
         return [len(LANE_FAMILIES), len(device.tariffs), len(line)]
 
     def open_web(self) -> int:
-        """Serve the exposition; return the port."""
+        """Serve the exposition as the daemon does; return the port."""
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._publish()
         listening = socket.create_server(("127.0.0.1", PORT))
         app = build_app(
