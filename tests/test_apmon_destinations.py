@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from bwexporter.apmon.destinations import Destination, DestinationError, from_program, read_text
 from bwexporter.apmon.options import GENERAL, JOB, NAMES, SYSTEM, OptionError, Options, from_mapping
 from bwexporter.apmon.sources import Sources
+from bwexporter.cli.checking import check
 from bwexporter.fetch import FetchError, fetch, shown_url
 from tests.apmon_ground import serving, text_answer
 
@@ -438,3 +440,21 @@ class TestFetch:
     def test_a_shown_url_has_no_secret(self) -> None:
         """Neither user nor query."""
         assert "https://h:1/p" == shown_url("https://u:p@h:1/p?q=1#f")
+
+
+def test_check_says_what_is_wrong_with_the_files_of_a_push(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With file, line and key, before anything runs; URLs are not asked, and no line is repeated."""
+    good = "devices: [{name: eth0, cap: 100mbit, line_rate: 1gbit}]\n"
+    config = tmp_path / "bwexporter.yml"
+    config.write_text(good + "apmon: {sources: [apmon.conf, empty, gone, 'https://192.0.2.1/x']}\n")
+    (tmp_path / "apmon.conf").write_text("h:1\nh:x s3cr3t\nxApMon_sys_intervall = 5\n")
+    (tmp_path / "empty").write_text("# nothing\n")
+
+    assert 2 == check(config, as_json=True)
+    said = capsys.readouterr().out
+    problems = [(Path(one["file"]).name, one["line"], one["key"]) for one in json.loads(said)["problems"]]
+    assert [("apmon.conf", 2, ""), ("apmon.conf", 3, "sys_intervall"), ("empty", 0, ""), ("gone", 0, "")] == problems
+    assert "s3cr3t" not in said
+    config.write_text(good + "apmon: {sources: [apmon.conf], lenient: true}\n")
+    assert 0 == check(config, as_json=True)
+    assert 2 == len(json.loads(capsys.readouterr().out)["warnings"])

@@ -312,6 +312,19 @@ class TestJobs:
             assert [] == list(monitor.due([Destination("127.0.0.1", 9)]))
             assert {} == dict(monitor.jobs)
 
+    def test_a_process_that_vanishes_while_it_is_read_is_no_trouble(self) -> None:
+        """It was in the table, and is gone when its files are opened."""
+        with running("sleep 60") as pid:
+            job = jobs.watch_pid(pid, "", "c", "n")
+            assert job
+            table = Table()
+            job.look(table)
+        found, sample = job.figures(table, 1.0, None, Options())
+
+        assert 0 == found["rss"]
+        assert 0 == found.get("open_files", 0)  # a child that its new parent has not waited for yet is seen with none
+        assert sample.cpu_seconds >= 0
+
     def test_users_are_all_their_processes(self) -> None:
         """By the real user id."""
         own = os.getuid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -378,6 +379,8 @@ def test_metrics_tell_of_each_destination_and_never_a_password() -> None:
     exposition = Exposition()
     text = exposition.render(report(device_report(), pushes=pushes)).text.decode()
 
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, text=True, capture_output=True, check=False)
+    assert (0, "", "") == (checked.returncode, checked.stdout, checked.stderr)
     for line in (
         'bwexporter_apmon_datagrams_total{destination="mona:8884"} 12',
         'bwexporter_apmon_dropped_datagrams_total{destination="mona:8884",reason="refused"} 3',

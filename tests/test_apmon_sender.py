@@ -342,6 +342,13 @@ class TestBadDestinations:
         assert time.monotonic() - started < 10.0
         names.delay.set()
 
+    @pytest.mark.parametrize("host", ["fe80::1%nowhere", "\u00fc" * 63])
+    def test_what_cannot_be_looked_up_is_a_name_without_an_address(self, host: str) -> None:
+        """A link that is not there (yet), a name that the DNS cannot spell."""
+        with Receiver() as good, Sender([Destination(host), good.destination()]) as sender:
+            assert (Drop.UNRESOLVED,) == sender.send("c", "n", {"a": 1}).dropped[Destination(host).name]
+            assert 1 == len(good.wait_for(1))
+
     def test_an_address_that_changes_keeps_the_sequence(self) -> None:
         """Names are looked up again and again; only the socket is another one."""
         with Receiver() as old, Receiver() as new:

@@ -141,7 +141,7 @@ class Channel:
         self._addresses: tuple[Address, ...] = ()
         self._ended = threading.Event()
         self._rate = rate
-        self._is_name = not _is_address(destination.host)
+        self._is_name = "%" in destination.host or not _is_address(destination.host)  # a link may be missing
         self._begin()
         if self._is_name:
             self._find()
@@ -189,10 +189,11 @@ class Channel:
         while not ended.is_set():
             try:
                 addresses = self._resolve(self.destination.host, self.destination.port)
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # the latter where a name is none in the DNS's spelling
                 addresses = ()
                 if failures == 0:
-                    log.warning("%s has no address: %s", self.destination.name, error.strerror or error)
+                    reason = getattr(error, "strerror", None) or error
+                    log.warning("%s has no address: %s", self.destination.name, reason)
             if addresses:
                 if failures:
                     log.info("%s has an address", self.destination.name)

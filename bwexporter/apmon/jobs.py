@@ -17,6 +17,7 @@ from bwexporter.apmon.options import Options
 from bwexporter.apmon.procfs import TICKS_PER_SECOND, Process
 
 CGROUPS = Path("/sys/fs/cgroup")
+HYBRID_CGROUPS = CGROUPS / "unified"  # where version 1 has the main place
 KIB = 1024
 MICROSECONDS = 1e6
 
@@ -99,7 +100,8 @@ class ControlGroup:
     @property
     def folder(self) -> Path:
         """Return where the group's files are."""
-        return self.root / self.path
+        hybrid = HYBRID_CGROUPS / self.path
+        return hybrid if self.root == CGROUPS and hybrid.is_dir() else self.root / self.path
 
     def pids(self) -> list[int]:
         """Return the numbers of the members, also of those that may not be seen."""

@@ -22,6 +22,7 @@ from bwexporter.fetch import MOST_BYTES, FetchError, fetch, shown_url
 
 log = logging.getLogger("bwexporter.apmon")
 
+NO_DESTINATION = "names no destination; write a line as mona.example.org:8884"
 _LONGEST_BACK_OFF = 5  # times the interval
 
 
@@ -101,24 +102,17 @@ class Sources:
     def _read(self, source: str) -> Setup:
         is_url = source.lower().startswith(("http://", "https://"))
         name = shown_url(source) if is_url else source
-        text = self._fetched(source, name) if is_url else self._read_file(source)
+        text = self._fetched(source, name) if is_url else _read_file(source)
         reading = read_text(text, name=name, lenient=self._lenient)
         if reading.problems:
             raise SourceError("\n".join(str(problem) for problem in reading.problems))
         self._warn(reading.warnings)
         setup = reading.setup
         if not setup.destinations:
-            raise SourceError(f"{name} names no destination; write a line as mona.example.org:8884")
+            raise SourceError(f"{name} {NO_DESTINATION}")
         if any(one.password for one in setup.destinations):
             self._warn_of_passwords(name, Path(source) if not is_url else None)
         return setup
-
-    def _read_file(self, source: str) -> str:
-        try:
-            content = Path(source).read_bytes()
-        except OSError as error:
-            raise SourceError(f"{source} cannot be read: {error.strerror}") from None
-        return _text(source, content)
 
     def _fetched(self, url: str, name: str) -> str:
         if url.lower().startswith("http://") and not self._allow_http:
@@ -146,6 +140,25 @@ class Sources:
             return
         if mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
             self._warn_once(f"{name} holds passwords and others may read or change it; run chmod o-rwx,g-w on it")
+
+
+def check_file(source: str, *, lenient: bool) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    """Return what keeps a file from being used, and what is doubtful in it."""
+    try:
+        reading = read_text(_read_file(source), name=source, lenient=lenient)
+    except SourceError as error:
+        return (Problem(source, 0, "", str(error).removeprefix(source).lstrip(" :")),), ()
+    if not reading.problems and not reading.setup.destinations:
+        return (Problem(source, 0, "", NO_DESTINATION),), reading.warnings
+    return reading.problems, reading.warnings
+
+
+def _read_file(source: str) -> str:
+    try:
+        with Path(source).open("rb") as file:
+            return _text(source, file.read(MOST_BYTES + 1))
+    except OSError as error:
+        raise SourceError(f"{source} cannot be read: {error.strerror}") from None
 
 
 def _text(name: str, content: bytes) -> str:

@@ -13,9 +13,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from bwexporter.apmon.sources import check_file
 from bwexporter.cli.files import roll_of
 from bwexporter.config import load_config
 from bwexporter.errors import ConfigError, Problem
+from bwexporter.pushes import ApmonKeys
 
 
 def check(config_path: Path, *, as_json: bool) -> int:
@@ -29,11 +31,20 @@ def check(config_path: Path, *, as_json: bool) -> int:
         problems = error.problems
     else:
         problems, warnings, slices = roll.problems, roll.warnings, len(roll.info)
+        of_pushes, doubts = _of_pushes(roll.config.apmon)
+        problems, warnings = (*problems, *of_pushes), (*warnings, *doubts)
     if as_json:
         click.echo(json.dumps({"problems": _plain(problems), "warnings": _plain(warnings), "slices": slices}, indent=2))
     else:
         _print(config_path, problems, warnings, slices)
     return 2 if problems else 0
+
+
+def _of_pushes(keys: ApmonKeys | None) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    """Return what is wrong with files that name where to push to; URLs are not asked."""
+    sources = [source for source in keys.sources if "://" not in source] if keys else []
+    found = [check_file(source, lenient=keys.lenient) for source in sources if keys]
+    return tuple(one for some, _ in found for one in some), tuple(one for _, some in found for one in some)
 
 
 def _plain(found: Sequence[Problem]) -> list[dict[str, str | int]]:
