@@ -7,12 +7,12 @@ means, and which part of the formula gave a ceiling. Does not know: how a verdic
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bwexporter.core.lanes import UNLIMITED, Reason
 from bwexporter.core.policy import TAIL_SECONDS
-from bwexporter.units import print_duration, print_rate, print_volume
+from bwexporter.units import print_duration, print_percent, print_rate, print_volume
 
 _ROUNDING = 1 / 64
 """A ceiling is rounded down to 7 significant bits: by less than this part of it."""
@@ -32,6 +32,7 @@ class Figures:
     ceiling_bytes_per_second: int  # the verdict's
     enforced_ceiling_bytes_per_second: int | None = None  # the kernel's; None where there is no class, or nobody knows
     shadow: bool = False
+    counted_part: float = 1.0  # of what is sent now, by policy
 
 
 def of_row(row: Mapping[str, Any], now_seconds: float) -> Figures:
@@ -47,6 +48,7 @@ def of_row(row: Mapping[str, Any], now_seconds: float) -> Figures:
         ceiling_bytes_per_second=_limit(row["intended_ceiling_bytes_per_second"]),
         enforced_ceiling_bytes_per_second=row["ceiling_bytes_per_second"],
         shadow=row["shadow"],
+        counted_part=row.get("counted_part", 1.0),
     )
 
 
@@ -61,6 +63,7 @@ def of_inputs(inputs: Mapping[str, int | float | str]) -> Figures:
         full_bytes_per_second=int(inputs["full_bytes_per_second"]),
         floor_bytes_per_second=int(inputs["floor_bytes_per_second"]),
         ceiling_bytes_per_second=int(inputs["ceiling_bytes_per_second"]),
+        counted_part=float(inputs.get("counted_part", 1.0)),
     )
 
 
@@ -71,8 +74,24 @@ def sentence(figures: Figures) -> str:
     'Over the threshold of 80.0 MB: the 10.0 MB left of 100 MB are spread over the 2h 13m left of the period, \
 10.0 MB / 2h 13m = 10kbit, rounded down to 9.98kbit.'
     """
-    why = _SENTENCES[figures.reason](figures)
+    in_part = 0.0 < figures.counted_part < 1.0 and figures.reason in _OF_THE_LAW
+    why = _counted_in_part(figures) if in_part else _SENTENCES[figures.reason](figures)
     return f"Shadow, judged and not enforced{_kept(figures)}. The verdict: {why}" if figures.shadow else why
+
+
+def _counted_in_part(figures: Figures) -> str:
+    """Say the law's sentence about counted bytes, and what its ceiling is worth on the wire at this hour."""
+    part = figures.counted_part
+    counted = replace(
+        figures,
+        full_bytes_per_second=max(int(figures.full_bytes_per_second * part), 1),
+        ceiling_bytes_per_second=max(int(figures.ceiling_bytes_per_second * part), 1),
+    )
+    worth = print_rate(figures.ceiling_bytes_per_second)
+    why = _SENTENCES[figures.reason](counted)
+    return (
+        f"At this hour {print_percent(part)} of what it sends counts, so a ceiling is {worth}. In counted bytes: {why}"
+    )
 
 
 def _limit(bytes_or_none: int | None) -> int:
@@ -172,6 +191,17 @@ def _off(figures: Figures) -> str:
     return f"Switched off: it has {_full(figures)}, is counted and not capped ({_used(figures)})."
 
 
+def _on_ladder(figures: Figures) -> str:
+    part = print_percent(figures.used_bytes / max(figures.allowance_bytes, 1))
+    held = print_rate(figures.ceiling_bytes_per_second)
+    return f"On its ladder: {_used(figures)}, {part}, and the rung that begins there holds it at {held}."
+
+
+def _uncounted(figures: Figures) -> str:
+    return f"At this hour nothing that it sends counts: it has {_full(figures)} ({_used(figures)})."
+
+
+_OF_THE_LAW = frozenset({Reason.WITHIN, Reason.PACED, Reason.OVER_THRESHOLD, Reason.OVER_ALLOWANCE})
 _SENTENCES = {
     Reason.WITHIN: _within,
     Reason.PACED: _paced,
@@ -181,4 +211,6 @@ _SENTENCES = {
     Reason.RELEASED: _released,
     Reason.FROZEN: _frozen,
     Reason.OFF: _off,
+    Reason.ON_LADDER: _on_ladder,
+    Reason.UNCOUNTED: _uncounted,
 }

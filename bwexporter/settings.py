@@ -1,4 +1,4 @@
-"""The settings of a lane: the keys `full`, `guarantee`, `floor`, `allowance`, `threshold`, `share`, `period`.
+"""The settings of a lane: the keys from `full`, `guarantee` and `floor` to `period` and `policy`.
 
 Turns what people write for one traffic of a slice, or as the node's default, into checked settings, and settings over
 defaults into terms that lack nothing. Knows: what each key takes and which values contradict each other. Does not
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 from pydantic import Field, PlainValidator, model_validator
 
 from bwexporter.core.lanes import UNLIMITED
 from bwexporter.core.periods import Calendar, PeriodRule, Rolling, Unit
+from bwexporter.core.plans import LAW, Policy
+from bwexporter.planned import read_policy
 from bwexporter.units import (
     UnitError,
     parse_duration,
@@ -27,9 +28,18 @@ from bwexporter.units import (
     parse_volume,
     print_rate,
     print_volume,
-    shown,
 )
-from bwexporter.written import Fault, Flag, MaybeRate, Misfit, Written, check, read_positive, read_whole
+from bwexporter.written import (
+    Fault,
+    Flag,
+    MaybeRate,
+    Misfit,
+    Written,
+    check,
+    read_positive,
+    read_timezone,
+    read_whole,
+)
 
 MOST_SHARES = 10_000
 NOMINAL_SECONDS: Mapping[Unit, float] = {
@@ -44,18 +54,6 @@ class Limit(enum.Enum):
 
     CAP = "cap"
     LINE_RATE = "line_rate"
-
-
-def read_timezone(written: object) -> str:
-    """Check the name of a time zone."""
-    try:
-        return ZoneInfo(written).key if isinstance(written, str) and written else _no_timezone(written)
-    except (OSError, KeyError, ValueError):
-        return _no_timezone(written)
-
-
-def _no_timezone(written: object) -> str:
-    raise ValueError(f"{shown(written)} is not a time zone; write for example Europe/Paris")
 
 
 class _CalendarKeys(Written):
@@ -126,6 +124,7 @@ class LaneDefaults(Written):
     threshold: Annotated[int | Fraction | None, PlainValidator(_threshold)] = None  # bytes, or part of the allowance
     share: Annotated[int | None, PlainValidator(lambda written: read_whole(written, 1, MOST_SHARES))] = None
     period: Annotated[PeriodRule | None, PlainValidator(read_period)] = None
+    policy: Annotated[Policy | None, PlainValidator(read_policy)] = None
 
     @model_validator(mode="after")
     def _agree(self) -> LaneDefaults:
@@ -166,6 +165,7 @@ class LaneTerms:
     threshold_part: Fraction  # of the allowance
     share: int
     period: PeriodRule
+    policy: Policy = LAW
 
     @property
     def threshold_bytes(self) -> int:
@@ -188,6 +188,7 @@ def over(settings: LaneDefaults, defaults: LaneTerms) -> LaneTerms:
         _threshold_part(settings.threshold, allowance, defaults.threshold_part),
         settings.share or defaults.share,
         settings.period or defaults.period,
+        settings.policy or defaults.policy,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bwexporter.core import accounting, enrolment, events, forecast, hand, lives, plan, policy
+from bwexporter.core import accounting, carry, enrolment, events, forecast, hand, lives, plan, policies, policy
 from bwexporter.core.lanes import (
     B1,
     DEFAULT_SLICE,
@@ -322,8 +322,13 @@ class Turns:
         for device, desk in self.desks.items():
             if any(lane is None or lane.device == device for lane in lanes):
                 desk.written = desk.written or desk.tariffs
-                desk.tariffs = hand.over(desk.written, self.hand.orders)
+                desk.tariffs = self._tariffs(desk, desk.written)
                 desk.due_at_boot_seconds = now.boot_seconds
+
+    def _tariffs(self, desk: Desk, written: Tariffs) -> Tariffs:
+        """Return what is judged: what is written, with what is set by hand and what earlier periods left."""
+        tariffs = written if self.hand is None else hand.over(written, self.hand.orders)
+        return carry.over(tariffs, desk.ledger.accounts)
 
     def _tell_of_hand(self) -> None:
         self._note(self._untold)
@@ -354,8 +359,9 @@ class Turns:
     def enlist(self, desk: Desk) -> None:
         """Put a device on the roster, or give it other tariffs; its accounts go on."""
         ledger = enrolment.enrol(desk.ledger, desk.tariffs, desk.tree.handles(desk.tariffs), desk.rules)
-        tariffs = desk.tariffs if self.hand is None else hand.over(desk.tariffs, self.hand.orders)
-        self.desks[desk.device] = replace(desk, ledger=ledger, report=None, tariffs=tariffs, written=desk.tariffs)
+        desk = replace(desk, ledger=ledger, report=None, written=desk.tariffs)
+        desk.tariffs = self._tariffs(desk, desk.tariffs)
+        self.desks[desk.device] = desk
 
     def finish(self, now: Instant, *, hold: bool) -> Saving:
         """Count once more and save, as the program ends; `hold` leaves ceilings that carry to the period's end."""
@@ -406,11 +412,16 @@ class Turns:
         desk.ledger, desk.unread = count.ledger, None
         work.count, work.implausible = count, implausible
         self._note(events.of_count(count, implausible))
-        self._end_top_ups(count, now)
+        self._end_periods(desk, count, now)
         work.places = desk.counted
 
-    def _end_top_ups(self, count: accounting.Count, now: Instant) -> None:
-        """End the top-ups of accounts that rolled, in the turn that saves both or neither."""
+    def _end_periods(self, desk: Desk, count: accounting.Count, now: Instant) -> None:
+        """End the top-ups of accounts that rolled, and carry over what is unused: the same save keeps all of it."""
+        written = desk.written or desk.tariffs
+        accounts = carry.carried_over(count, written)
+        if accounts is not desk.ledger.accounts:
+            desk.ledger = replace(desk.ledger, accounts=accounts)
+            desk.tariffs, desk.written = self._tariffs(desk, written), written
         if self.hand is not None:
             self._wield(hand.ended_with_periods(self.hand, count.ledger, count.rolled.tolist()), now)
             self._tell_of_hand()
@@ -430,6 +441,7 @@ class Turns:
             look_margin_seconds=self.pace.look_margin_seconds,
             kept=desk.frame,
         )
+        next_look = max(1e-3, min(next_look, policies.next_change_seconds(desk.ledger, desk.tariffs)))
         desk.due_at_boot_seconds = now.boot_seconds + next_look
         work.verdicts = self._verdicts(desk, _held_ceilings(work), next_look)
 
@@ -452,19 +464,28 @@ class Turns:
         )
 
     def _verdicts(self, desk: Desk, held: I8, next_look_seconds: float) -> Verdicts:
-        return policy.judge(
-            desk.ledger,
-            desk.tariffs,
+        look = policies.Look(
             period_seconds=_period_seconds(desk.ledger),
             held_ceiling_bytes_per_second=held,
-            cap_bytes_per_second=desk.tree.cap_bytes_per_second,
-            line_rate_bytes_per_second=desk.tree.line_rate_bytes_per_second,
             next_look_seconds=_planned_seconds(desk.ledger, next_look_seconds, self.pace.interval_seconds),
             look_margin_seconds=self.pace.look_margin_seconds,
             frozen=_lost(desk) | self._frozen,
             enforcing=self.pace.enforcing,
+        )
+        law = policy.judge(
+            desk.ledger,
+            desk.tariffs,
+            period_seconds=look.period_seconds,
+            held_ceiling_bytes_per_second=held,
+            cap_bytes_per_second=desk.tree.cap_bytes_per_second,
+            line_rate_bytes_per_second=desk.tree.line_rate_bytes_per_second,
+            next_look_seconds=look.next_look_seconds,
+            look_margin_seconds=look.look_margin_seconds,
+            frozen=look.frozen,
+            enforcing=look.enforcing,
             kept=desk.frame,
         )
+        return policies.judged(desk.ledger, desk.tariffs, law, look)
 
     def _save(self, now: Instant) -> Saving:
         ledgers = [desk.ledger for desk in self.desks.values()]
@@ -627,8 +648,10 @@ def _classes_there(work: _Work) -> frozenset[int]:
 def _advanced(desk: Desk, snapshot: Snapshot, now: Instant) -> tuple[accounting.Count, I8]:
     """Count a look, and say which rows gained more than the line can carry."""
     desk.counted = placed(snapshot.classes, desk.ledger.counters.handle, desk.counted)
-    rule = desk.tariffs.period_rule
-    count = accounting.advance(desk.ledger, snapshot, now, period_rule=rule, rules=desk.rules, places=desk.counted)
+    rule, part = desk.tariffs.period_rule, policies.counted_parts(desk.ledger, desk.tariffs, now)
+    count = accounting.advance(
+        desk.ledger, snapshot, now, period_rule=rule, rules=desk.rules, places=desk.counted, counted_part=part
+    )
     return count, accounting.implausible_rows(desk.ledger, count, desk.tree.line_rate_bytes_per_second)
 
 

@@ -13,6 +13,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, StrictBool, StrictStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -205,6 +206,18 @@ def read_network(written: object) -> Network:
     except ValueError:
         raise ValueError(f"{shown(written)} is not an address prefix; write for example 198.51.100.0/24") from None
     raise ValueError(f"{shown(written)} has bits set behind its prefix; did you mean {meant}?")
+
+
+def read_timezone(written: object) -> str:
+    """Check the name of a time zone."""
+    try:
+        return ZoneInfo(written).key if isinstance(written, str) and written else _no_timezone(written)
+    except (OSError, KeyError, ValueError):
+        return _no_timezone(written)
+
+
+def _no_timezone(written: object) -> str:
+    raise ValueError(f"{shown(written)} is not a time zone; write for example Europe/Paris")
 
 
 def read_device_name(written: str) -> str:

@@ -35,7 +35,8 @@ def table(kind: type[Table], rows: int, defaults: dict[str, Any], given: dict[st
     return kind(
         **{
             field.name: value
-            if isinstance(value := values.get(field.name, 0), tuple) and value and isinstance(value[0], Lane)
+            if isinstance(value := values.get(field.name, 0), dict)
+            or (isinstance(value, tuple) and value and isinstance(value[0], Lane))
             else column(value, rows, dtypes.get(field.name, np.int64))
             for field in fields(kind)
         },
@@ -62,13 +63,14 @@ def make_tariffs(rows: int = 1, *, traffic: Traffic | Sequence[Traffic] = Traffi
         "threshold_bytes": 8_640_000_000,
         "share": 1,
         "hand_cap_bytes_per_second": UNLIMITED,
+        "policies": {},
     }
     if rows == 0:
         return Tariffs(
             (),
             *[
                 np.empty(0, bool if field.name in {"released", "off", "shadow"} else np.int64)
-                for field in fields(Tariffs)[1:]
+                for field in fields(Tariffs)[1:-1]
             ],
         )
     return table(Tariffs, rows, defaults, given, released=np.bool_, off=np.bool_, shadow=np.bool_)

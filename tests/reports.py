@@ -223,6 +223,7 @@ def _accounts(figures: Sequence[LaneFigures]) -> Accounts:
         recent_bytes_per_second=_f8(figures, "recent_bytes_per_second"),
         told_reason=_reasons(figures),
         told_ceiling_bytes_per_second=_i8(figures, "ceiling_bytes_per_second"),
+        carried_bytes=np.zeros(len(figures), np.int64),
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from bwexporter.core.lanes import Act
 from bwexporter.core.periods import Rolling
+from bwexporter.core.plans import LAW, Policy
 from bwexporter.core.report import EventKind, Report
 from bwexporter.turn import Pace
 from tests.fake_kernel import FakeClass
@@ -49,6 +50,7 @@ class Sender:
     on: float = 1.0
     ahead: float = 0.0
     cheat: Cheat = Cheat.NONE
+    policy: Policy = LAW
 
     def active_seconds(self, start: float, end: float) -> float:
         """Return for how long it wants to send between two instants."""
@@ -149,6 +151,11 @@ class Sends:
             "allowance_bytes": allowance,
             "threshold_bytes": allowance * 4 // 5,
             "guarantee_bytes_per_second": 1,
+            "policies": {
+                _OTHER_TRAFFIC_ROWS + 2 * at: self.senders[name].policy
+                for at, name in enumerate(self.node.ids)
+                if self.senders[name].policy != LAW
+            },
         }
         self.node.enlist()
         self.handles = {name: self.node.class_of(name) for name in self.node.ids}

@@ -46,6 +46,7 @@ DOORS = {
     "pydantic": {
         "bwexporter.config",
         "bwexporter.control",
+        "bwexporter.planned",
         "bwexporter.settings",
         "bwexporter.slices",
         "bwexporter.sources",

@@ -42,6 +42,8 @@ _COLOURS = {
     "released": "green",
     "frozen": "blue",
     "off": "dim",
+    "on_ladder": "yellow",
+    "uncounted": "green",
 }
 
 

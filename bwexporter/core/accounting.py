@@ -58,9 +58,11 @@ def advance(
     period_rule: I8,
     rules: Sequence[periods.PeriodRule],
     places: Places | None = None,
+    counted_part: F8 | None = None,
 ) -> Count:
     """Count a look: what every counter gained goes to its account, and periods that ended are rolled.
 
+    `counted_part` is the part of what each enrolled row sent that counts as used, None where all of it does.
     `period_rule` is the index into `rules` of each enrolled row. `places` are those of the counters' classes in the
     snapshot, where they are known already. Pure: the given ledger stays as it is, so a turn that
     fails later counts the same bytes once more from the same start, never twice.
@@ -69,7 +71,11 @@ def advance(
     same_device = ledger.at.boot_id == now.boot_id and ledger.ifindex == snapshot.ifindex
     found = lives.gains(ledger, snapshot, same_device=same_device, places=places)
     gained = _by_account(ledger, found.gained)
-    roll = _roll(ledger, gained[0], ledger.ledger_seconds + elapsed, period_rule=period_rule, rules=rules)
+    counted = gained[0]
+    if counted_part is not None:
+        counted = counted.copy()
+        counted[: ledger.enrolled] = np.floor(counted[: ledger.enrolled] * counted_part)
+    roll = _roll(ledger, counted, ledger.ledger_seconds + elapsed, period_rule=period_rule, rules=rules)
     stepped = now.wall_seconds - (ledger.ledger_seconds + elapsed + ledger.wall_offset_seconds)
     if abs(stepped) > STEP_TOLERANCE_SECONDS:
         offset = ledger.wall_offset_seconds + stepped

@@ -104,10 +104,10 @@ def _first_periods(
 
 def _fresh_accounts(start: F8, end: F8) -> Accounts:
     rows = len(start)
-    used, sent, packets, dropped, overlimits, recent, told_ceiling = (np.zeros(rows, np.int64) for _ in range(7))
+    used, sent, packets, dropped, overlimits, recent, told, carried = (np.zeros(rows, np.int64) for _ in range(8))
     told_reason = np.zeros(rows, np.int8)
     return Accounts(
-        used, start, end, sent, packets, dropped, overlimits, recent, np.zeros(rows), told_reason, told_ceiling
+        used, start, end, sent, packets, dropped, overlimits, recent, np.zeros(rows), told_reason, told, carried
     )
 
 

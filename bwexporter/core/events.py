@@ -92,6 +92,8 @@ def _inputs(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, row: int) -> d
         "old_ceiling_bytes_per_second": int(accounts.told_ceiling_bytes_per_second[row]),
         "ceiling_bytes_per_second": int(verdicts.ceiling_bytes_per_second[row]),
     }
+    if verdicts.counted_part is not None and verdicts.counted_part[row] < 1.0:
+        inputs["counted_part"] = float(verdicts.counted_part[row])
     if verdicts.allowance_bytes[row] < UNLIMITED:
         inputs["allowance_bytes"] = int(verdicts.allowance_bytes[row])
         inputs["threshold_bytes"] = int(verdicts.threshold_bytes[row])

@@ -13,14 +13,16 @@ on by elapsed time alone; it never steps. Periods stand in ledger time; wall = l
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cache
 from operator import attrgetter
 from typing import Any, NamedTuple, Self, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bwexporter.core.plans import Policy
 
 I8 = NDArray[np.int64]
 F8 = NDArray[np.float64]
@@ -51,6 +53,8 @@ class Reason(enum.IntEnum):
     RELEASED = 5
     FROZEN = 6
     OFF = 7
+    ON_LADDER = 8  # its policy's rung
+    UNCOUNTED = 9  # an hour in which nothing counts
 
 
 class Act(enum.IntEnum):
@@ -215,6 +219,7 @@ class Accounts(Columns):
     recent_bytes_per_second: F8  # smoothed over about a minute
     told_reason: NDArray[np.int8]  # of the last event, as is the next
     told_ceiling_bytes_per_second: I8  # 0 before the first verdict
+    carried_bytes: I8  # unused volume of earlier periods, by policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,10 +260,11 @@ class Tariffs(Columns):
     share: I8
     period_rule: I8  # index into the tuple of period rules that goes with the tariffs
     hand_cap_bytes_per_second: I8  # UNLIMITED where no cap was set by hand
-    hand_top_up_bytes: I8
+    hand_top_up_bytes: I8  # with what a policy carried over
     released: B1
     off: B1
     shadow: B1
+    policies: Mapping[int, Policy] = field(default_factory=dict)  # by row of the whole; the law holds for the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +283,7 @@ class Verdicts(Columns):
     threshold_bytes: I8
     capped: B1  # below the full rate because of the account; pacing is not a cap
     admitted_ratio: float  # smallest scale that guarantees had to be multiplied by; 1.0 when all were admitted
+    counted_part: F8 | None = None  # of what is sent now, by policy; None: all of it for every lane
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ from bwexporter.core.lanes import B1, F8, I8, UNLIMITED, Columns, Ledger, Reason
 TAIL_SECONDS = 75.0
 TAIL_BYTES_PER_SECOND = 8_000
 
-_SOON_SECONDS = 1e-3  # time is divided by: no span is shorter, and no look is nearer
+SOON_SECONDS = 1e-3  # time is divided by: no span is shorter, and no look is nearer
 _SIGNIFICANT_BITS = 7
 _KEPT = (Reason.RELEASED, Reason.FROZEN, Reason.OFF)
 
@@ -91,6 +91,15 @@ class Frame(Columns):
         """Say whether this is still what they come to."""
         same = self.tariffs is tariffs and self.parents_bytes_per_second == parents_bytes_per_second
         return same and np.array_equal(self.span_seconds, span_seconds)
+
+
+class Steered(NamedTuple):
+    """Ceilings as hand and switches leave them."""
+
+    ceiling: I8
+    asked: I8
+    reason: Reasons
+    capped: B1
 
 
 class _Case(NamedTuple):
@@ -138,29 +147,49 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
     full = tariffs.full_bytes_per_second
     horizon = np.broadcast_to(next_look_seconds + look_margin_seconds, full.shape)
     used, remaining = ledger.accounts.used_bytes[: len(tariffs)], _remaining_seconds(ledger)
-    far = ((frame.threshold - used) / full >= np.maximum(horizon, _SOON_SECONDS)) & (remaining >= horizon)
+    far = ((frame.threshold - used) / full >= np.maximum(horizon, SOON_SECONDS)) & (remaining >= horizon)
     rows = np.flatnonzero(~far)
     ceiling, reason = full.copy(), np.full(len(full), Reason.WITHIN, np.int8)
     if len(rows):
         case = _Case(rows, full[rows], used[rows], remaining[rows], frame.terms.take(rows))
         ceiling[rows], reason[rows] = _ruled(case, frame, horizon[rows])
-    asked = ceiling
+    found = Steered(ceiling, ceiling, reason, _capped(ceiling, reason, tariffs))
     if not (frame.plain and enforcing) or np.any(frozen):
-        held = np.where(held_ceiling_bytes_per_second > 0, held_ceiling_bytes_per_second, full)
-        ceiling, reason = _lowered_by_hand(tariffs, ceiling, reason)
-        ceiling, reason = _switched(tariffs, ceiling, reason, held, frozen=frozen)
-        asked = np.where(tariffs.shadow | (not enforcing), held, ceiling)
+        found = steered(tariffs, ceiling, reason, held_ceiling_bytes_per_second, frozen=frozen, enforcing=enforcing)
     return Verdicts(
-        ceiling_bytes_per_second=ceiling,
-        asked_ceiling_bytes_per_second=asked,
-        reason=reason,
+        ceiling_bytes_per_second=found.ceiling,
+        asked_ceiling_bytes_per_second=found.asked,
+        reason=found.reason,
         floor_bytes_per_second=frame.floor,
         guarantee_bytes_per_second=frame.guarantee,
         allowance_bytes=frame.allowance,
         threshold_bytes=frame.threshold,
-        capped=_capped(ceiling, reason, tariffs),
+        capped=found.capped,
         admitted_ratio=frame.admitted_ratio,
     )
+
+
+def steered(
+    tariffs: Tariffs,
+    ceiling: I8,
+    reason: Reasons,
+    held_ceiling_bytes_per_second: I8,
+    *,
+    frozen: bool | B1,
+    enforcing: bool,
+) -> Steered:
+    """Return what hand and switches make of the ceilings that accounts come to."""
+    full = tariffs.full_bytes_per_second
+    held = np.where(held_ceiling_bytes_per_second > 0, held_ceiling_bytes_per_second, full)
+    ceiling, reason = _lowered_by_hand(tariffs, ceiling, reason)
+    ceiling, reason = _switched(tariffs, ceiling, reason, held, frozen=frozen)
+    asked = np.where(tariffs.shadow | (not enforcing), held, ceiling)
+    return Steered(ceiling, asked, reason, _capped(ceiling, reason, tariffs))
+
+
+def rounded(rate: F8, full: I8) -> I8:
+    """Rule 6: return rates as ceilings, down to 7 significant bits below the full rate, at least 1 byte a second."""
+    return _ceiling(rate, np.ones_like(full), full)
 
 
 def framed(
@@ -268,7 +297,7 @@ def next_look_seconds(
         sent=accounts.recent_bytes[rows] > 0, look_margin_seconds=look_margin_seconds,
     )  # fmt: skip
     held_back = max(float(np.min(early, initial=np.inf)), shortest_interval_seconds)
-    return max(min(interval_seconds, float(np.min(remaining)), held_back), _SOON_SECONDS)
+    return max(min(interval_seconds, float(np.min(remaining)), held_back), SOON_SECONDS)
 
 
 def admit(
@@ -325,7 +354,7 @@ def _scaled(asked: I8, parent_bytes_per_second: int) -> F8:
 
 def _remaining_seconds(ledger: Ledger) -> F8:
     """Return the seconds to the end of each enrolled lane's period: never zero, whatever the accounts say."""
-    return np.maximum(ledger.accounts.period_end_at[: ledger.enrolled] - ledger.ledger_seconds, _SOON_SECONDS)
+    return np.maximum(ledger.accounts.period_end_at[: ledger.enrolled] - ledger.ledger_seconds, SOON_SECONDS)
 
 
 def _terms(full: I8, allowance: I8, threshold: I8, span_seconds: F8) -> _Terms:
@@ -367,7 +396,7 @@ def _spread(terms: _Terms, left: F8, remaining_seconds: F8) -> F8:
     Before the tail the smaller of both rates is the reserved one exactly where the plain one is below the tail's rate.
     """
     plain = left / remaining_seconds
-    before_tail = np.maximum(remaining_seconds - terms.tail_seconds, _SOON_SECONDS)
+    before_tail = np.maximum(remaining_seconds - terms.tail_seconds, SOON_SECONDS)
     reserved = np.maximum(left - terms.tail_rate * terms.tail_seconds, 0.0) / before_tail
     in_tail = remaining_seconds <= terms.tail_seconds
     return np.where(in_tail, np.maximum(plain, terms.tail_rate), np.minimum(plain, reserved))
@@ -377,10 +406,10 @@ def _pace(terms: _Terms, used: I8 | F8, remaining_seconds: F8, horizon_seconds: 
     """Rules 2, 3 and 4 in one: the rate for the horizon, at most the full rate."""
     ahead = np.maximum(terms.threshold - used, 0.0)
     to_threshold = ahead / terms.full
-    horizon = np.maximum(np.minimum(horizon_seconds, remaining_seconds), _SOON_SECONDS)
+    horizon = np.maximum(np.minimum(horizon_seconds, remaining_seconds), SOON_SECONDS)
     beyond = horizon - to_threshold
     left = np.minimum(terms.slack, terms.allowance - used)
-    spread = _spread(terms, left, np.maximum(remaining_seconds - to_threshold, _SOON_SECONDS))
+    spread = _spread(terms, left, np.maximum(remaining_seconds - to_threshold, SOON_SECONDS))
     paced = np.where(ahead > 0, (ahead + spread * beyond) / horizon, spread)
     return np.where((beyond <= 0) | (spread >= terms.full), terms.full, np.minimum(paced, terms.full))
 
@@ -424,7 +453,7 @@ def _switched(
 
 def _capped(ceiling: I8, reason: Reasons, tariffs: Tariffs) -> B1:
     """Say where the account is why a lane has less than its full rate; pacing and the hand are other causes."""
-    over: B1 = (reason == Reason.OVER_THRESHOLD) | (reason == Reason.OVER_ALLOWANCE)
+    over: B1 = (reason == Reason.OVER_THRESHOLD) | (reason == Reason.OVER_ALLOWANCE) | (reason == Reason.ON_LADDER)
     return over & (ceiling < tariffs.full_bytes_per_second)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from bwexporter.config import Config
 from bwexporter.core.lanes import DEFAULT_SLICE, I8, ROOT_SLICE, UNLIMITED, Lane, Tariffs, Traffic
 from bwexporter.core.periods import PeriodRule
+from bwexporter.core.plans import LAW
 from bwexporter.errors import Problem
 from bwexporter.settings import LaneSettings, LaneTerms, Limit, fitting_warnings, over
 from bwexporter.slices.records import RESERVED_NAMES, SliceRecord
@@ -73,6 +74,7 @@ def assemble(
         released=np.zeros(len(rows), np.bool_),
         off=np.array([row.off for row in rows], np.bool_),
         shadow=np.array([row.shadow for row in rows], np.bool_),
+        policies={at: row.terms.policy for at, row in enumerate(rows) if row.terms.policy != LAW},
     )
     first = device == config.devices[0].name
     return tariffs, tuple(rules), tuple(_problems(config, records)) if first else ()

@@ -30,6 +30,7 @@ _FORMAT = 1
 _DIGEST_BYTES = 16
 _INTEGERS = ("ifindex", "enrolled", "tree_sent_bytes", "direct_packets_seen", "direct_packets")
 _SECONDS = ("ledger_seconds", "wall_offset_seconds")
+_ADDED = ("accounts.carried_bytes",)
 _PARENTS = ("parent_handle", "parent_sent_bytes")
 _ACCOUNTS = tuple(field.name for field in fields(Accounts))
 _COUNTERS = tuple(field.name for field in fields(Counters))
@@ -113,13 +114,18 @@ def unpack_ledger(device: str, packed: bytes, lanes: Mapping[int, Lane]) -> Ledg
             device=device,
             at=Instant(header["wall_seconds"], header["boot_seconds"], header["boot_id"]),
             lanes=tuple(lanes[lane_id] for lane_id in columns["lane"].tolist()),
-            accounts=Accounts(**{name: columns[f"accounts.{name}"] for name in _ACCOUNTS}),
+            accounts=Accounts(**{name: _column(columns, f"accounts.{name}") for name in _ACCOUNTS}),
             counters=Counters(**{name: columns[f"counters.{name}"] for name in _COUNTERS}),
             **scalars,
             **parents,
         )
     except (KeyError, ValueError) as error:
         raise Damaged(f"the accounts of {device} miss {error}") from error
+
+
+def _column(columns: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    """Return a column; one that an older program did not have is all 0."""
+    return np.zeros(len(columns["lane"]), np.int64) if name in _ADDED and name not in columns else columns[name]
 
 
 def unpack_columns(packed: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

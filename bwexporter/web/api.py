@@ -113,6 +113,7 @@ def _columns(report: Report, device: DeviceReport, rows: I8) -> Mapping[str, lis
         "intended_ceiling_bytes_per_second": _limited(verdicts.ceiling_bytes_per_second[rows]),
         "seconds_to_threshold": _finite(device.seconds_to_threshold[rows]),
         "seconds_to_allowance": _finite(device.seconds_to_allowance[rows]),
+        **({} if verdicts.counted_part is None else {"counted_part": verdicts.counted_part[rows].tolist()}),
     }
 
 

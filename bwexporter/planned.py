@@ -1,0 +1,91 @@
+"""The key `policy`: what is chosen beside the law.
+
+Turns what people write into a Policy. Knows: the keys of a policy and which values contradict each other. Does not
+know: what a policy makes of a verdict, whose it is.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, PlainValidator
+
+from bwexporter.core.plans import LAW, Policy, Rung, Window, Windows
+from bwexporter.units import parse_percent, shown
+from bwexporter.written import Fault, Misfit, Rate, Written, check, read_timezone
+
+MOST_RUNGS = 8
+MOST_SPANS = 8
+
+
+def _time_of_day(written: object) -> int:
+    """Read HH:MM into minutes."""
+    match = re.fullmatch(r"([01]?[0-9]|2[0-4]):([0-5][0-9])", written) if isinstance(written, str) else None
+    minute = int(match[1]) * 60 + int(match[2]) if match else -1
+    if not 0 <= minute <= 1440:
+        raise ValueError(f"{shown(written)} is not a time of day; write for example 22:00")
+    return minute
+
+
+def _part(written: object) -> float:
+    return float(parse_percent(written))
+
+
+class _Rung(Written):
+    from_: Annotated[float, PlainValidator(_part)] = Field(alias="from")
+    rate: Rate
+
+
+class _Span(Written):
+    from_: Annotated[int, PlainValidator(_time_of_day)] = Field(alias="from")
+    to: Annotated[int, PlainValidator(_time_of_day)]
+    counts: Annotated[float, PlainValidator(_part)]
+
+
+def _rising(rungs: tuple[_Rung, ...]) -> tuple[_Rung, ...]:
+    faults = [
+        Fault((at + 1, "from"), "is not above that of the rung before it")
+        for at, (lower, upper) in enumerate(pairwise(rungs))
+        if upper.from_ <= lower.from_
+    ]
+    if len(rungs) > MOST_RUNGS:
+        faults.append(Fault((MOST_RUNGS,), f"is one too many: a ladder has {MOST_RUNGS} rungs at most"))
+    if faults:
+        raise Misfit(faults)
+    return rungs
+
+
+def _with_length(spans: tuple[_Span, ...]) -> tuple[_Span, ...]:
+    faults = [
+        Fault((at, "to"), "is where the window begins: it has no length")
+        for at, span in enumerate(spans)
+        if span.from_ % 1440 == span.to % 1440
+    ]
+    if len(spans) > MOST_SPANS:
+        faults.append(Fault((MOST_SPANS,), f"is one too many: a day has {MOST_SPANS} windows at most"))
+    if faults:
+        raise Misfit(faults)
+    return spans
+
+
+class _PolicyKeys(Written):
+    ladder: Annotated[tuple[_Rung, ...], AfterValidator(_rising)] = ()
+    windows: Annotated[tuple[_Span, ...], AfterValidator(_with_length)] = ()
+    timezone: Annotated[str, PlainValidator(read_timezone)] = "UTC"
+    carry: Annotated[float, PlainValidator(_part)] = 0.0
+
+
+def read_policy(written: object) -> Policy:
+    """Read `law`, or a mapping with `ladder`, `windows`, `timezone` and `carry`; ValueError or Misfit."""
+    if written == "law":
+        return LAW
+    if not isinstance(written, dict):
+        raise ValueError(f"{shown(written)} is not a policy; write law, or a mapping with ladder, windows or carry")  # noqa: TRY004 - one kind
+    keys, faults = check(_PolicyKeys, written)
+    if faults or keys is None:
+        raise Misfit(faults)
+    spans = tuple(Window(span.from_ % 1440, span.to % 1440, span.counts) for span in keys.windows)
+    rungs = tuple(Rung(rung.from_, rung.rate) for rung in keys.ladder)
+    return Policy(rungs, Windows(spans, keys.timezone) if spans else None, keys.carry)
