@@ -20,6 +20,7 @@ from bwexporter.core.periods import Rolling
 from bwexporter.core.plans import LAW, Policy
 from bwexporter.core.report import EventKind, Report
 from bwexporter.turn import Pace
+from tests.builders import GIGABIT
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node
 
@@ -51,6 +52,7 @@ class Sender:
     ahead: float = 0.0
     cheat: Cheat = Cheat.NONE
     policy: Policy = LAW
+    full_bytes_per_second: int = GIGABIT
 
     def active_seconds(self, start: float, end: float) -> float:
         """Return for how long it wants to send between two instants."""
@@ -151,6 +153,10 @@ class Sends:
             "allowance_bytes": allowance,
             "threshold_bytes": allowance * 4 // 5,
             "guarantee_bytes_per_second": 1,
+            "full_bytes_per_second": np.array(
+                [GIGABIT] * _OTHER_TRAFFIC_ROWS
+                + [self.senders[name].full_bytes_per_second for name in self.node.ids for _ in range(2)]
+            ),
             "policies": {
                 _OTHER_TRAFFIC_ROWS + 2 * at: self.senders[name].policy
                 for at, name in enumerate(self.node.ids)

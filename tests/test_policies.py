@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from bwexporter.core import carry, ladder, policies, policy, windows
 from bwexporter.core.lanes import UNLIMITED, Ledger, Reason, Tariffs, Verdicts
 from bwexporter.core.plans import Policy, Rung, Window, Windows
+from tests import pictures
 from tests.builders import DAY_SECONDS, GIGABIT, NOON, make_accounts, make_ledger, make_tariffs
 from tests.simulation import Days, Sender, Sends, simulate
 
@@ -346,3 +347,11 @@ def test_all_three_together_keep_their_promises() -> None:
 
 def test_the_worked_examples_hold() -> None:
     assert [0] * 3 == [doctest.testmod(room).failed for room in (ladder, windows, carry)]
+
+
+@pytest.mark.parametrize("name", sorted(pictures.POLICIES))
+def test_the_pictures_of_the_documentation_are_what_the_program_does(name: str) -> None:
+    """Drawn anew they are the very same."""
+    drawn = pictures.drawn(pictures.TITLES[name], pictures.day_of(pictures.POLICIES[name]))
+
+    assert drawn == (pictures.DOCS / f"policy-{name}.svg").read_text()

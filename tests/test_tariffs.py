@@ -65,7 +65,7 @@ def build(
 def row(tariffs: Tariffs, name: str, traffic: Traffic = Traffic.NORMAL) -> dict[str, int]:
     """Return the columns of one lane as numbers."""
     at = [(lane.slice_name, lane.traffic) for lane in tariffs.lanes].index((name, traffic))
-    names = [name for name in Tariffs.__dataclass_fields__ if name != "lanes"]
+    names = [name for name in Tariffs.__dataclass_fields__ if name not in {"lanes", "policies"}]
     return {name: int(getattr(tariffs, name)[at]) for name in names}
 
 
