@@ -10,7 +10,6 @@ meant, one that does not exist is the instant at which it would have been.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -64,8 +63,7 @@ def next_edge(windows: Windows | None, wall_seconds: float) -> float:
     if windows is None:
         return float("inf")
     today = datetime.fromtimestamp(wall_seconds, UTC).astimezone(_zone(windows.timezone)).date()
-    edges = _edges_from(windows, today)
-    return edges[bisect_right(edges, wall_seconds)]
+    return next(edge for edge in _edges_from(windows, today) if edge > wall_seconds)
 
 
 @lru_cache(maxsize=256)
