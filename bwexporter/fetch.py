@@ -71,8 +71,8 @@ def fetch(
     `content` is posted. Where `ca_file` is given, the certificates in it are trusted and no others.
     """
     deadline = time.monotonic() + seconds
-    trusted = _trusted(ca_file) if ca_file else True
-    with _cut_off(seconds) as seen, httpx.Client(verify=trusted, timeout=seconds) as client:
+    verify = trusted(ca_file) if ca_file else True
+    with _cut_off(seconds) as seen, httpx.Client(verify=verify, timeout=seconds) as client:
         try:
             method = "GET" if content is None else "POST"
             request = client.build_request(method, url, headers=headers, content=content, extensions={"trace": seen})
@@ -85,7 +85,8 @@ def fetch(
             raise FetchError(f"{shown_url(url)} cannot be fetched: {_reason(error)}") from None
 
 
-def _trusted(ca_file: Path) -> ssl.SSLContext:
+def trusted(ca_file: Path) -> ssl.SSLContext:
+    """Return a context that trusts the certificates in a file alone; FetchError."""
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bwexporter.config import Config, Device, load_config
 from bwexporter.config import Tree as TreeKind
-from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, DeviceFacts, Tariffs
+from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, DeviceFacts, Lane, Tariffs
 from bwexporter.core.periods import PeriodRule
 from bwexporter.core.report import SliceInfo, SourceStatus
 from bwexporter.errors import ConfigError, Problem
@@ -26,6 +26,7 @@ from bwexporter.slices.combining import combine
 from bwexporter.slices.file import Identity, identities
 from bwexporter.slices.gathering import Sources
 from bwexporter.slices.ids import allot_ids
+from bwexporter.slices.loans import Lending, Parents, Promise, lend
 from bwexporter.slices.polled import PolledSource
 from bwexporter.slices.records import RESERVED_NAMES, Match, SliceRecord
 from bwexporter.slices.source import SourceResult
@@ -47,6 +48,8 @@ class Roll:
     ids: Mapping[str, int]
     sources: tuple[SourceStatus, ...]
     info: Mapping[str, SliceInfo]
+    records: Mapping[str, SliceRecord]
+    lent: Mapping[tuple[Lane, str], tuple[str, ...]]  # what loans did to a lane's key
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
 
@@ -74,7 +77,7 @@ class Roster:
         user_ids: Callable[[], Mapping[str, int]] = dict,
         addresses: Callable[[Sequence[str]], Mapping[str, Addresses]] = lambda _: {},
         enforce: bool = True,
-        keeps_files: bool = False,
+        keeps: bool = False,
         memories: Mapping[str, Memory] | None = None,
     ) -> None:
         self._memories = dict(memories or {})  # of devices with somebody else's tree
@@ -86,7 +89,7 @@ class Roster:
         self._remembered = remembered
         self._wall_clock = wall_clock
         self._enforce = enforce
-        self._sources = Sources(config.state, wall_clock, user_ids, keeps_files=keeps_files)
+        self._sources = Sources(config.state, wall_clock, user_ids, keeps=keeps)
         self._records: dict[str, SliceRecord] = {}  # as they run
         self._statuses: tuple[SourceStatus, ...] = ()
         self._last_success: dict[str, float] = {}
@@ -135,6 +138,9 @@ class Roster:
             )
             tariffs[name] = (of_device, rules)
             problems = (*problems, *device_problems, *(adoptions[name].problems if name in adoptions else ()))
+        lending = _lent(records, tariffs, trees)
+        problems = (*problems, *(_refusal(promise, why) for promise, why in lending.refused))
+        tariffs = {name: (lending.tariffs[name], rules) for name, (_, rules) in tariffs.items()}
         self._running = config
         self._records = {record.name: record for record in records}
         problems = (*problems, *id_problems)
@@ -148,7 +154,9 @@ class Roster:
             exempt_prefixes=_exempt(config, results),
             ids=ids,
             sources=self._statuses,
-            info=_info(records, ids),
+            info=_info(records, ids, lending),
+            records=self._records,
+            lent=lending.notes,
             problems=(*kept, *problems),
             warnings=(*config.warnings, *slice_warnings(config, records)),
         )
@@ -288,9 +296,34 @@ def _exempt(config: Config, results: Sequence[SourceResult]) -> tuple[Network, .
     return tuple(dict.fromkeys((*config.exempt_prefixes, *of_sources)))
 
 
-def _info(records: Sequence[SliceRecord], ids: Mapping[str, int]) -> dict[str, SliceInfo]:
+def _lent(
+    records: Sequence[SliceRecord],
+    tariffs: Mapping[str, tuple[Tariffs, tuple[PeriodRule, ...]]],
+    trees: Mapping[str, ManagedTree | ExistingTree],
+) -> Lending:
+    """Carry out what records promise each other."""
+    promises = [Promise(record.name, loan, record.source, record.line) for record in records for loan in record.loans]
+    parents = {
+        name: Parents(tree.cap_bytes_per_second, tree.line_rate_bytes_per_second) for name, tree in trees.items()
+    }
+    return lend(promises, {name: of_device for name, (of_device, _) in tariffs.items()}, parents)
+
+
+def _refusal(promise: Promise, why: str) -> Problem:
+    text = f"the loan of {promise.lender} to {promise.loan.to} is refused: {why}"
+    return Problem(promise.source, promise.line, "loans", text)
+
+
+def _info(records: Sequence[SliceRecord], ids: Mapping[str, int], lending: Lending) -> dict[str, SliceInfo]:
+    """Return what is known of the slices; of a loan that is refused both sides are told."""
+    troubles: dict[str, tuple[str, ...]] = {}
+    for promise, why in lending.refused:
+        for name in (promise.lender, promise.loan.to):
+            troubles[name] = (*troubles.get(name, ()), _refusal(promise, why).text)
     return {
-        record.name: SliceInfo(record.name, ids[record.name], record.source, record.owners, record.labels)
+        record.name: SliceInfo(
+            record.name, ids[record.name], record.source, record.owners, record.labels, troubles.get(record.name, ())
+        )
         for record in records
         if record.name in ids
     }

@@ -21,6 +21,8 @@ from bwexporter.state import open_state
 from bwexporter.web import api
 from bwexporter.web.server import Server, bind
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
+from tests.servers import Certificates, Says
+from tests.servers import Server as SlicesServer
 from tests.web import Facts, app_of
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -184,6 +186,48 @@ class TestCheck:
         assert "none.yml" in done.out
 
 
+class TestServers:
+    """Slices that servers give."""
+
+    @pytest.fixture
+    def certificates(self, tmp_path: Path) -> Certificates:
+        """Return an authority and certificates of it."""
+        return Certificates(tmp_path)
+
+    @pytest.fixture
+    def of_server(self, config: Path, certificates: Certificates) -> Iterator[Path]:
+        """Return a configuration whose slices come from a server."""
+        body = b'{"slices": [{"name": "cyd", "normal": {"full": "5mbit"}}]}'
+        with SlicesServer(lambda _: Says(body)).running(certificates.here) as server:
+            (config.parent / "token").write_text("s3cr3t")
+            item = f"{{url: {server.url}/list, ca_file: ca.pem, token_file: token}}"
+            config.write_text(config.read_text().replace("file: slices.yml", f"http: {item}"))
+            yield config
+
+    def test_they_are_asked_only_where_that_is_wanted(self, bwexporter: Bwexporter, of_server: Path) -> None:
+        """And nothing is written either way."""
+        before = sorted(of_server.parent.iterdir())
+        silent = bwexporter("check", str(of_server))
+        assert (silent.code, "has never answered here; --ask asks it now" in silent.out) == (0, True)
+        asked = bwexporter("check", "--ask", str(of_server))
+        assert (asked.code, "was asked just now and gives 1 slice" in asked.out) == (0, True)
+        (server,) = json.loads(bwexporter("check", "--ask", "--json", str(of_server)).out)["servers"]
+        assert (server["asked"], server["slices"]) == (True, 1)
+        rows = json.loads(bwexporter("slices", "cyd", "--ask", "--json", "--config", str(of_server)).out)["slices"]
+        assert rows[0]["from"]["full"].startswith("https://localhost")
+        assert sorted(of_server.parent.iterdir()) == before
+
+    def test_files_of_secrets_are_checked(self, bwexporter: Bwexporter, of_server: Path) -> None:
+        """Without a secret in what is said."""
+        (of_server.parent / "token").write_text("s3cr3t\ns3cr3t")
+        (of_server.parent / "ca.pem").write_text("none")
+        done = bwexporter("check", "--ask", str(of_server))
+        assert done.code == 2
+        assert "token does not hold one line" in done.out
+        assert "it holds no certificate in PEM" in done.out
+        assert "s3cr3t" not in done.out
+
+
 class TestSlices:
     """What each slice may send, defaults filled in."""
 
@@ -207,6 +251,40 @@ class TestSlices:
         assert lanes["alice", "normal"]["threshold_bytes"] == 4_000 * MEGABYTE
         assert lanes["bob", "normal"]["allowance_bytes"] is None
         assert lanes["bob", "exempt"]["full_rate_bytes_per_second"] == 125 * MEGABYTE
+
+    def test_one_slice_and_where_each_value_was_given(self, bwexporter: Bwexporter, config: Path) -> None:
+        """A file's line, a tag, a loan, or the default; a loan that is refused is said."""
+        (config.parent / "slices.yml").write_text(
+            "slices:\n"
+            "  - name: alice\n"
+            "    normal: {full: 10mbit, guarantee: 2mbit}\n"
+            "    tags: {net_share: 4}\n"
+            "    loans:\n"
+            "      - {to: bob, normal: {guarantee: 1mbit}}\n"
+            "      - {to: bob, normal: {guarantee: 9mbit}}\n"
+            "  - {name: bob, normal: {period: {calendar: month, starts_on: 15}}}\n"
+        )
+        place = config.parent / "slices.yml"
+        done = bwexporter("slices", "alice", "--config", str(config))
+        lines = {tuple(line.split()[1:3]): " ".join(line.split()[3:]) for line in done.out.splitlines()}
+        assert done.code == 0
+        assert lines["normal", "full"] == f"rate 10mbit {place}:2"
+        assert lines["normal", "guarantee"] == f"1mbit {place}:2, 1mbit of guarantee lent to bob"
+        assert lines["normal", "share"] == f"4 {place}:2 (tag net_share)"
+        assert lines["exempt", "share"] == "1 default"
+        assert lines["normal", "period"] == "1d default"
+        assert "the loan of alice to bob is refused: alice has 1mbit of guarantee of its own" in done.out
+        answer = json.loads(bwexporter("slices", "bob", "--json", "--config", str(config)).out)
+        normal = answer["slices"][0]
+        assert normal["from"]["guarantee"] == "default, 1mbit of guarantee borrowed from alice"
+        assert (normal["period"], normal["from"]["period"]) == ("month from 15, UTC", f"{place}:8")
+        assert len(answer["problems"]) == 1
+
+    def test_a_slice_that_is_not_there(self, bwexporter: Bwexporter, config: Path) -> None:
+        """Exit code 1, and where the names are."""
+        done = bwexporter("slices", "zoe", "--config", str(config))
+        assert (done.code, done.out) == (1, "")
+        assert "`bwexporter slices` lists them" in done.err
 
     def test_a_bad_configuration(self, bwexporter: Bwexporter, config: Path) -> None:
         """Its problems, one a line, and exit code 2."""

@@ -434,7 +434,7 @@ def test_a_source_that_is_asked_in_another_way_goes_on(
     server: Server, certificates: Certificates, tmp_path: Path
 ) -> None:
     """A changed timeout or token removes nobody, even where nothing could be kept on disk."""
-    sources = Sources(tmp_path / "gone" / "state.db", lambda: NOW, dict, keeps_files=True)
+    sources = Sources(tmp_path / "gone" / "state.db", lambda: NOW, dict, keeps=True)
     polling = Polling(f"{server.url}/slices.json", 60, 5, 1 << 20, certificates.ca_file, guard=True)
     before = HttpAt(polling, None, None, None)
     sources.read([before])

@@ -7,8 +7,10 @@ kernel, the state; it touches nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -16,28 +18,46 @@ from rich.console import Console
 from bwexporter.apmon.sources import check_file
 from bwexporter.cli.files import roll_of
 from bwexporter.config import load_config
+from bwexporter.core.report import SourceStatus
 from bwexporter.errors import ConfigError, Problem
 from bwexporter.pushes import ApmonKeys
+from bwexporter.slices.secrets import problems_of_files
+from bwexporter.sources import FileAt
 
 
-def check(config_path: Path, *, as_json: bool) -> int:
-    """Print every problem and warning; return 2 where there is a problem."""
-    problems: tuple[Problem, ...] = ()
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a check has found."""
+
+    problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...] = ()
-    slices = 0
-    try:
-        roll = roll_of(load_config(config_path))
-    except ConfigError as error:
-        problems = error.problems
-    else:
-        problems, warnings, slices = roll.problems, roll.warnings, len(roll.info)
-        of_pushes, doubts = _of_pushes(roll.config.apmon)
-        problems, warnings = (*problems, *of_pushes), (*warnings, *doubts)
+    slices: int = 0
+    sources: tuple[SourceStatus, ...] = ()
+    asked: bool = False
+
+
+def check(config_path: Path, *, ask: bool, as_json: bool) -> int:
+    """Print every problem and warning; return 2 where there is a problem."""
+    found = _find(config_path, ask=ask)
     if as_json:
-        click.echo(json.dumps({"problems": _plain(problems), "warnings": _plain(warnings), "slices": slices}, indent=2))
+        click.echo(json.dumps(_plain(found), indent=2))
     else:
-        _print(config_path, problems, warnings, slices)
-    return 2 if problems else 0
+        _print(config_path, found)
+    return 2 if found.problems else 0
+
+
+def _find(config_path: Path, *, ask: bool) -> _Found:
+    try:
+        config = load_config(config_path)
+        of_files = tuple(problems_of_files(config.sources))
+        roll = roll_of(config, ask=ask and not of_files)
+    except ConfigError as error:
+        return _Found(error.problems)
+    of_pushes, doubts = _of_pushes(config.apmon)
+    files = {at.name for at in config.sources if isinstance(at, FileAt)}
+    servers = tuple(status for status in roll.sources if status.name not in files)
+    problems, warnings = (*of_files, *roll.problems, *of_pushes), (*roll.warnings, *doubts)
+    return _Found(problems, warnings, len(roll.info), servers, asked=ask)
 
 
 def _of_pushes(keys: ApmonKeys | None) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
@@ -47,17 +67,48 @@ def _of_pushes(keys: ApmonKeys | None) -> tuple[tuple[Problem, ...], tuple[Probl
     return tuple(one for some, _ in found for one in some), tuple(one for _, some in found for one in some)
 
 
-def _plain(found: Sequence[Problem]) -> list[dict[str, str | int]]:
-    return [{"file": one.file, "line": one.line, "key": one.key, "text": one.text} for one in found]
+def _plain(found: _Found) -> dict[str, Any]:
+    return {
+        "problems": [_plain_problem(one) for one in found.problems],
+        "warnings": [_plain_problem(one) for one in found.warnings],
+        "slices": found.slices,
+        "servers": [
+            {
+                "name": one.name,
+                "asked": found.asked,
+                "slices": one.slices,
+                "last_answer_timestamp_seconds": one.last_success_wall_seconds or None,
+            }
+            for one in found.sources
+        ],
+    }
 
 
-def _print(config_path: Path, problems: Sequence[Problem], warnings: Sequence[Problem], slices: int) -> None:
+def _plain_problem(one: Problem) -> dict[str, str | int]:
+    return {"file": one.file, "line": one.line, "key": one.key, "text": one.text}
+
+
+def _print(config_path: Path, found: _Found) -> None:
+    problems, slices = found.problems, found.slices
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for problem in problems:
         console.print(str(problem), style="red")
-    for warning in warnings:
+    for warning in found.warnings:
         console.print(f"warning: {warning}", style="yellow")
+    for server in found.sources:
+        console.print(_of_server(server, asked=found.asked))
     if problems:
         console.print(f"{len(problems)} problem{'s' * (len(problems) != 1)}; nothing was changed")
     else:
         console.print(f"{config_path} is good: {slices} slice{'s' * (slices != 1)}", style="green")
+
+
+def _of_server(server: SourceStatus, *, asked: bool) -> str:
+    """Say where the slices of a server come from."""
+    slices = f"{server.slices} slice{'s' * (server.slices != 1)}"
+    if asked and server.up:
+        return f"{server.name} was asked just now and gives {slices}"
+    if not server.last_success_wall_seconds:
+        return f"{server.name} has never answered here; --ask asks it now"
+    at = datetime.fromtimestamp(server.last_success_wall_seconds, UTC).isoformat(" ", "seconds")
+    return f"{server.name} gave {slices} at {at}; --ask asks it now"

@@ -6,17 +6,30 @@ Turns a configuration into a roll without a device, a state file or a running pr
 
 from __future__ import annotations
 
+import time
+
+from bwexporter.cli.users import user_ids
 from bwexporter.config import Config, Device
 from bwexporter.core.lanes import DeviceFacts
+from bwexporter.kernel.addresses import addresses_of
 from bwexporter.roster import Roll, Roster
 
 _USUAL_LINE_BYTES_PER_SECOND = 125_000_000
 
 
-def roll_of(config: Config) -> Roll:
-    """Call the roll; where only the driver says the line rate, the cap or else 1 Gbit/s stands in for it."""
+def roll_of(config: Config, *, ask: bool = False) -> Roll:
+    """Call the roll; where only the driver says the line rate, the cap or else 1 Gbit/s stands in for it.
+
+    Servers are asked only where that is wanted; otherwise they say what a running program has kept of them.
+    """
     facts = {device.name: _facts(device) for device in config.devices}
-    return Roster(config, facts, remembered=dict, wall_clock=float).call(anew=False)
+    roster = Roster(config, facts, dict, time.time, user_ids=user_ids, addresses=addresses_of)
+    roll = roster.call(anew=False)
+    if not ask:
+        return roll
+    for server in roster.polled():
+        server.poll()
+    return roster.call(anew=False)
 
 
 def _facts(device: Device) -> DeviceFacts:

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bwexporter.cli.running import Opened, alive_ids, door_of, first_desk, ledger_of, memory_of, user_ids
+from bwexporter.cli.running import Opened, alive_ids, door_of, first_desk, ledger_of, memory_of
+from bwexporter.cli.users import user_ids
 from bwexporter.config import load_config
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Instant

@@ -16,11 +16,11 @@ import click
 from rich.console import Console
 
 from bwexporter import __version__
-from bwexporter.cli import asking, checking, hand, past, running, showing
+from bwexporter.cli import asking, checking, effective, hand, past, running, showing
 from bwexporter.cli.apmon import apmon
 from bwexporter.cli.completing import completion
 from bwexporter.cli.manual import manual
-from bwexporter.cli.options import CONFIG, as_json_option, config_option
+from bwexporter.cli.options import CONFIG, as_json_option, ask_option, config_option
 from bwexporter.cli.tree import plan, tree
 from bwexporter.errors import BwexporterError, ConfigError
 
@@ -77,22 +77,31 @@ def run(
 
 @cli.command(short_help="Say everything that is wrong with the files.")
 @click.argument("config_path", metavar="[FILE]", type=click.Path(path_type=Path), default=CONFIG)
+@ask_option
 @as_json_option
-def check(config_path: Path, *, as_json: bool) -> None:
+def check(config_path: Path, *, ask: bool, as_json: bool) -> None:
     """Check a configuration and its slices: every problem at once, with file, line and key.
 
-    Touches nothing. Exit code 2 where the configuration cannot be used or a slice would lose a key; warnings alone
+    Files of secrets and certificates are read as well; servers are asked only with --ask. Touches nothing. Exit code 2
+    where the configuration cannot be used or a slice would lose a key; warnings alone
     leave it at 0.
     """
-    sys.exit(checking.check(config_path, as_json=as_json))
+    sys.exit(checking.check(config_path, ask=ask, as_json=as_json))
 
 
-@cli.command(short_help="Show what each slice may send.")
+@cli.command(short_help="Show what each slice may send, and who said so.")
+@click.argument("slice_name", metavar="[SLICE]", required=False)
 @config_option
+@ask_option
 @as_json_option
-def slices(config_path: Path, *, as_json: bool) -> None:
-    """Show the slices as they are read: what each may send on which device, defaults filled in."""
-    showing.slices(config_path, as_json=as_json)
+def slices(slice_name: str | None, config_path: Path, *, ask: bool, as_json: bool) -> None:
+    """Show the slices as they are read: what each may send on which device, defaults filled in.
+
+    With a name, where each of its values was given: the place in a file, the server, the tag and its level, a loan, or
+    the default. Servers are not asked: what they last said to a running bwexporter is shown, or with --ask what they
+    say now. Changes nothing.
+    """
+    effective.slices(config_path, slice_name, ask=ask, as_json=as_json)
 
 
 @cli.command(short_help="Show what a running bwexporter says.")

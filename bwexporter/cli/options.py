@@ -22,3 +22,4 @@ config_option = click.option(
     help="The configuration file.",
 )
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+ask_option = click.option("--ask", is_flag=True, help="Ask the servers that slices come from, once, now.")

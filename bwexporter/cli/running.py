@@ -9,7 +9,6 @@ from __future__ import annotations
 import grp
 import logging
 import os
-import pwd
 import signal
 import socket
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 from bwexporter.cli.privileges import raise_net_admin
 from bwexporter.cli.supervised import Supervisor
 from bwexporter.cli.table import console, lanes_table
+from bwexporter.cli.users import user_ids
 from bwexporter.config import Config, Listen, OnStop, Tree, load_config
 from bwexporter.config import Device as ConfiguredDevice
 from bwexporter.control import Control
@@ -125,7 +125,7 @@ class Node:
             user_ids=user_ids,
             addresses=addresses_of,
             enforce=not wanted.shadow,
-            keeps_files=True,
+            keeps=True,
             memories={
                 name: memory_of(name, one.ifindex, read_clocks().boot_id, state.sights(), self._remember_sights)
                 for name, one in facts.items()
@@ -279,11 +279,6 @@ def _waking_up() -> Iterator[socket.socket]:
             yield woken
         finally:
             signal.set_wakeup_fd(-1)
-
-
-def user_ids() -> dict[str, int]:
-    """Return the users of this node."""
-    return {user.pw_name: user.pw_uid for user in pwd.getpwall()}
 
 
 def _listening(config: Config, wanted: Wanted) -> list[socket.socket]:

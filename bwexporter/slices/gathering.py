@@ -19,7 +19,10 @@ from bwexporter.sources import FileAt, HttpAt, SourceAt
 
 
 class Sources:
-    """The sources. Servers' last good answers are kept beside the file `state`; `accounts` gives the node's users."""
+    """The sources. What each last said that was good is kept beside the file `state`, where `keeps` says so.
+
+    `accounts` gives the node's users.
+    """
 
     def __init__(
         self,
@@ -27,12 +30,12 @@ class Sources:
         wall_clock: Callable[[], float],
         accounts: Callable[[], Mapping[str, int]],
         *,
-        keeps_files: bool,
+        keeps: bool,
     ) -> None:
         self._state = state
         self._wall_clock = wall_clock
         self._accounts = accounts
-        self._keeps_files = keeps_files  # for a program that starts with a file that is bad by then
+        self._keeps = keeps
         self._open: dict[SourceAt, Source] = {}
 
     def read(self, wanted: Sequence[SourceAt]) -> list[SourceResult]:
@@ -51,8 +54,8 @@ class Sources:
     def _opened(self, at: SourceAt, kept: Mapping[tuple[type, str], Kept | None]) -> Source:
         """Open a source; one that is asked in another way than before begins with what it had answered."""
         if isinstance(at, FileAt):
-            return FileSource(at.path, Shelf(self._state, "file", at.name) if self._keeps_files else None)
+            return FileSource(at.path, Shelf(self._state, "file", at.name, keeps=self._keeps))
         kind, server = ("http", HttpList(at)) if isinstance(at, HttpAt) else ("plc", PlcNode(at, self._accounts))
-        shelf = Shelf(self._state, kind, at.polling.url)
+        shelf = Shelf(self._state, kind, at.polling.url, keeps=self._keeps)
         before = kept.get((type(at), at.polling.url))
         return PolledSource(at.name, at.polling, server.ask, server.read, shelf, self._wall_clock, kept=before)

@@ -34,6 +34,7 @@ def patched(known: SliceRecord, patch: SliceRecord) -> tuple[SliceRecord, list[t
         normal=normal,
         exempt=exempt,
         everything_off=patch.everything_off if "everything_off" in given else known.everything_off,
+        loans=patch.loans if "loans" in given else known.loans,
         origins={**known.origins, **{key: place for key, place in given.items() if key not in left_out}},
     ), [*normal_faults, *exempt_faults]
 

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field, PlainValidator, StrictStr
 
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, Traffic
 from bwexporter.settings import LaneSettings, contradictions
+from bwexporter.slices.loans import Loan, read_loan
 from bwexporter.slices.tags import SWITCH, TAGS, read_tags, switches_off
 from bwexporter.units import shown
 from bwexporter.written import (
@@ -39,7 +40,7 @@ RESERVED_NAMES = frozenset({ROOT_SLICE, DEFAULT_SLICE})
 
 _LARGEST_USER = 2**32 - 2
 _LABELS_OF_OURS = frozenset({"slice", "id", "owner_email", "source", "device", "traffic"})
-_NOT_FOR_RESERVED = ("id", "match", "devices")
+_NOT_FOR_RESERVED = ("id", "match", "devices", "loans")
 
 
 def _name(written: str) -> str:
@@ -113,6 +114,7 @@ class _Keys(Written):
     class_: MaybeClass = Field(default=None, alias="class")
     exempt_class: MaybeClass = None
     override: Flag = False
+    loans: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class SliceRecord:
     normal: LaneSettings
     exempt: LaneSettings
     everything_off: bool
+    loans: tuple[Loan, ...]
     source: str
     line: int  # 0 where the source has no lines
     override: bool  # patches an earlier record of the name with the keys that it gives
@@ -164,6 +167,7 @@ def read_record(
         faults += [Fault((key,), text) for key in misplaced]
         keys = keys.model_copy(update={key: _Keys.model_fields[key].default for key in misplaced})
     tags, tag_faults = read_tags(keys.name, keys.tags)
+    loans, loan_faults = _to_others(keys)
     switched_off = switches_off(keys.name, keys.tags.get(SWITCH))
     normal, normal_faults = _over_tags(keys, Traffic.NORMAL, tags)
     exempt, exempt_faults = _over_tags(keys, Traffic.EXEMPT, tags)
@@ -177,6 +181,7 @@ def read_record(
         normal=normal,
         exempt=exempt,
         everything_off=switched_off or (keys.off and keys.name == DEFAULT_SLICE),
+        loans=loans,
         source=source,
         line=line,
         override=keys.override,
@@ -185,7 +190,16 @@ def read_record(
         exempt_class_handle=keys.exempt_class,
     )
     given = _origins(keys, record, tags, levels or {}, switched_off=switched_off)
-    return replace(record, origins=dict(given)), [*faults, *tag_faults, *normal_faults, *exempt_faults]
+    return replace(record, origins=dict(given)), [*faults, *tag_faults, *loan_faults, *normal_faults, *exempt_faults]
+
+
+def _to_others(keys: _Keys) -> tuple[tuple[Loan, ...], list[Fault]]:
+    """Return the loans to other slices; one that is wrong costs itself."""
+    read = [read_loan(written, keys.name) for written in keys.loans]
+    faults = [
+        Fault(("loans", at, *fault.path), fault.text) for at, (_, of_loan) in enumerate(read) for fault in of_loan
+    ]
+    return tuple(loan for loan, _ in read if loan), faults
 
 
 SETTINGS: Mapping[str, str] = {field.alias or name: name for name, field in LaneSettings.model_fields.items()}
@@ -217,7 +231,7 @@ def _origins(
 ) -> Iterator[tuple[str, str]]:
     """Yield each key that holds, with where it was given."""
     here = record.place
-    for key in ("id", "owners", "devices", "class_", "exempt_class"):
+    for key in ("id", "owners", "devices", "class_", "exempt_class", "loans"):
         if key in keys.model_fields_set:
             yield key.rstrip("_"), here
     yield from ((f"match.{key}", here) for key in keys.match.model_fields_set)

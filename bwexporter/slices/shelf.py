@@ -30,9 +30,10 @@ class Kept:
 
 
 class Shelf:
-    """A file beside the state, for one source."""
+    """A file beside the state, for one source; without `keeps` nothing is put there."""
 
-    def __init__(self, state: Path, kind: str, place: str) -> None:
+    def __init__(self, state: Path, kind: str, place: str, *, keeps: bool = True) -> None:
+        self._keeps = keeps
         digest = sha256(f"{kind} {place}".encode()).hexdigest()
         self.path = state.with_name(f"{state.name}.source-{digest[:12]}.json")
 
@@ -48,6 +49,8 @@ class Shelf:
 
     def put(self, kept: Kept) -> str:
         """Put a text there in place of the older one; return what kept it from being done, empty if nothing."""
+        if not self._keeps:
+            return ""
         beside = self.path.with_name(f"{self.path.name}.new")
         try:
             with suppress(FileNotFoundError):

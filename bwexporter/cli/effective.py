@@ -1,0 +1,141 @@
+"""`bwexporter slices`: what each slice may send, and where each value was given.
+
+Turns a roll into a table, into one slice's values with their origins, or into JSON. Knows: columns and units for
+people. Does not know: how records are read, accounts, the kernel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+from rich.table import Table
+
+from bwexporter.cli.files import roll_of
+from bwexporter.cli.table import console
+from bwexporter.config import load_config
+from bwexporter.core.lanes import UNLIMITED, Lane, Tariffs
+from bwexporter.core.periods import Calendar, PeriodRule
+from bwexporter.errors import BwexporterError
+from bwexporter.roster import Roll
+from bwexporter.units import print_duration, print_rate, print_volume
+
+DEFAULT = "default"
+
+_VALUES: Mapping[str, tuple[str, str]] = {
+    "full": ("full_rate_bytes_per_second", "full rate"),
+    "guarantee": ("guarantee_bytes_per_second", "guarantee"),
+    "floor": ("floor_bytes_per_second", "floor"),
+    "allowance": ("allowance_bytes", "allowance"),
+    "threshold": ("threshold_bytes", "threshold"),
+    "share": ("share", "share"),
+}
+"""The settings of a lane: their keys in JSON and their headings."""
+
+
+def slices(config_path: Path, slice_name: str | None, *, ask: bool, as_json: bool) -> None:
+    """Print the effective tariffs of every lane, or all that is known of one slice's."""
+    roll = roll_of(load_config(config_path), ask=ask)
+    rows = [row for row in _rows(roll) if slice_name in {None, row["slice"]}]
+    if not rows:
+        raise BwexporterError(f"there is no slice {slice_name!r} in the files; `bwexporter slices` lists them")
+    troubles = [text for name, info in roll.info.items() for text in info.problems if slice_name in {None, name}]
+    if as_json:
+        click.echo(json.dumps({"slices": rows, "problems": list(dict.fromkeys(troubles))}, indent=2))
+        return
+    terminal = console()
+    if slice_name is None:
+        terminal.print(_table(rows))
+    else:
+        click.echo(_origins(rows))
+    for text in dict.fromkeys(troubles):
+        terminal.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _rows(roll: Roll) -> Iterator[dict[str, Any]]:
+    for tariffs, rules in roll.tariffs.values():
+        for row, lane in enumerate(tariffs.lanes):
+            record = roll.records.get(lane.slice_name)
+            yield {
+                "slice": lane.slice_name,
+                "id": int(tariffs.slice_id[row]),
+                "device": lane.device,
+                "traffic": lane.traffic.value,
+                **_values(tariffs, row),
+                "period": _period(rules[int(tariffs.period_rule[row])]),
+                "off": bool(tariffs.off[row]),
+                "shadow": bool(tariffs.shadow[row]),
+                "source": record.place if record else None,
+                "from": {key: _origin(roll, lane, key) for key in (*_VALUES, "period")},
+            }
+
+
+def _values(tariffs: Tariffs, row: int) -> dict[str, int | None]:
+    return {
+        "full_rate_bytes_per_second": int(tariffs.full_bytes_per_second[row]),
+        "guarantee_bytes_per_second": int(tariffs.guarantee_bytes_per_second[row]),
+        "floor_bytes_per_second": int(tariffs.floor_bytes_per_second[row]),
+        "allowance_bytes": _limited(int(tariffs.allowance_bytes[row])),
+        "threshold_bytes": _limited(int(tariffs.threshold_bytes[row])),
+        "share": int(tariffs.share[row]),
+    }
+
+
+def _limited(volume_bytes: int) -> int | None:
+    return None if volume_bytes >= UNLIMITED else volume_bytes
+
+
+def _period(rule: PeriodRule) -> str:
+    if not isinstance(rule, Calendar):
+        return print_duration(rule.length_seconds)
+    return f"{rule.unit.value} from {rule.starts_on}, {rule.timezone}"
+
+
+def _origin(roll: Roll, lane: Lane, key: str) -> str:
+    """Say where a value was given: a source's place and tag, or the default; and what loans made of it."""
+    record = roll.records.get(lane.slice_name)
+    given = record.origins.get(f"{lane.traffic.value}.{key}", DEFAULT) if record else DEFAULT
+    return ", ".join((given, *roll.lent.get((lane, key), ())))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("slice", "id", "device", "traffic"):
+        table.add_column(heading, no_wrap=True)
+    for _, heading in _VALUES.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("given in", no_wrap=True)
+    for row in rows:
+        names = (str(row[name]) for name in ("slice", "id", "device", "traffic"))
+        table.add_row(*names, *(_shown(key, row) for key in _VALUES), _short(row["source"]))
+    return table
+
+
+def _short(place: str | None) -> str:
+    """Return a place without what is the same for all records of a source: folders, or a server's path."""
+    return DEFAULT if place is None else urlsplit(place).hostname or place.rpartition("/")[2]
+
+
+def _origins(rows: list[dict[str, Any]]) -> str:
+    """Draw by hand: places are as long as they are, and are to be copied."""
+    headings = {**{key: heading for key, (_, heading) in _VALUES.items()}, "period": "period"}
+    lines = [
+        (row["device"], row["traffic"], heading, _shown(key, row), row["from"][key])
+        for row in rows
+        for key, heading in headings.items()
+    ]
+    widths = [max(len(line[at]) for line in lines) for at in range(4)]
+    return "\n".join("  ".join(map(str.ljust, line, (*widths, 0))) for line in lines)
+
+
+def _shown(key: str, row: Mapping[str, Any]) -> str:
+    if key == "period":
+        return str(row["period"])
+    value = row[_VALUES[key][0]]
+    if key in {"allowance", "threshold"}:
+        return "no limit" if value is None else print_volume(value)
+    return str(value) if key == "share" else print_rate(value)
