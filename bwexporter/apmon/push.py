@@ -28,7 +28,8 @@ from bwexporter.core.report import Report
 log = logging.getLogger("bwexporter.apmon")
 
 MOST_WAITING = 2000  # messages of the host and of jobs, for each destination
-MOST_AT_ONCE = 200  # datagrams before others get their turn
+MOST_AT_ONCE = 50  # datagrams before others get their turn
+BREATH_SECONDS = 0.0005  # between messages: a turn that waits for the interpreter gets it, not after 5 ms but at once
 SHORTEST_SECONDS = 0.25  # between two works
 LONGEST_SECONDS = 5.0
 
@@ -178,6 +179,7 @@ class Pusher:
                 message = outbox.rows.message(outbox.places.popleft())
             else:
                 return False
+            time.sleep(BREATH_SECONDS)
             if message is not None:
                 outbox.bodies.extend(self._sender.bodies_for(name, message))
         return True

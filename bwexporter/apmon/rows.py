@@ -8,6 +8,7 @@ device that could not be read had before is not pushed again.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from bwexporter.apmon.sender import Message
 from bwexporter.core.lanes import UNLIMITED, Lane, Reason
 from bwexporter.core.report import DeviceReport, Report
 
+LANES_A_BREATH = 256
+BREATH_SECONDS = 0.0001  # a turn that waits for the interpreter gets it meanwhile
 Column = NDArray[Any]
 Place = tuple[str, str]
 
@@ -61,6 +64,8 @@ class Layout:
         self.rows: dict[Place, list[tuple[int, int]]] = {}  # index of the device and row of the lane
         for index, lanes in enumerate(self._lanes):
             for row, lane in enumerate(lanes):
+                if row % LANES_A_BREATH == 0:
+                    time.sleep(BREATH_SECONDS)
                 words = self.words(lane)
                 place = naming.cluster.format_map(words), naming.row.format_map(words)
                 self.rows.setdefault(place, []).append((index, row))
