@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import promql_parser
 import pytest
 import yaml
@@ -224,3 +225,13 @@ def test_runbooks_name_alerts_and_commands_that_exist() -> None:
 
     assert set(re.findall(r"\bBwexporter\w+", text)) <= set(ALERTS)
     assert set(re.findall(r"`bwexporter (\w+)", text)) <= set(cli.commands)
+
+
+def test_what_runbooks_tell_one_to_type_is_understood() -> None:
+    """Every command of ours with its arguments; --help stands in for doing it."""
+    for line in re.findall(r"`bwexporter ([^`]+)`", "\n".join(RUNBOOKS.values())):
+        command, words = cli, line.split()
+        while isinstance(command, click.Group) and words:
+            command = command.commands[words.pop(0)]
+        assert not isinstance(command, click.Group), line
+        command.make_context(line, words)
