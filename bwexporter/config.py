@@ -50,13 +50,14 @@ from bwexporter.written import (
     MaybeRate,
     Misfit,
     Network,
-    NotYet,
     Prefix,
     Text,
     Written,
     check,
 )
 from bwexporter.yamlfile import Document, KeyPath, Step, load_yaml
+
+_LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 
 
 class OnStop(enum.Enum):
@@ -74,21 +75,32 @@ class Tree(enum.Enum):
 
 
 class Listen(NamedTuple):
-    """Where the web server listens; an empty host means every address."""
+    """Where the web server listens; an empty host means every address, a path a Unix socket."""
 
     host: str
     port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        """Return it as it is written."""
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse_listen(written: object) -> Listen:
-    """Read `host:port`, `[::1]:port` or `:port`; ValueError.
+    """Read `host:port`, `[::1]:port`, `:port` or `unix:/path`; ValueError.
 
     >>> parse_listen("[::1]:10099"), parse_listen(":0")
-    (Listen(host='::1', port=10099), Listen(host='', port=0))
+    (Listen(host='::1', port=10099, path=''), Listen(host='', port=0, path=''))
     """
+    if isinstance(written, str) and written.startswith("unix:/") and len(written.encode()) < _LONGEST_SOCKET_PATH:
+        return Listen("", 0, written.removeprefix("unix:"))
     match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%\w]+)\]|([^\s:\[\]]*)):([0-9]{1,5})", str(written), re.ASCII)
     if not isinstance(written, str) or match is None or int(match[3]) > 65535:
-        raise ValueError(f"{shown(written)} is not host:port; write for example 127.0.0.1:10099 or [::1]:10099")
+        raise ValueError(
+            f"{shown(written)} is not host:port; write for example 127.0.0.1:10099, [::1]:10099 or unix:/path"
+        )
     return Listen(match[1] or match[2] or "", int(match[3]))
 
 
@@ -130,9 +142,40 @@ class _Defaults(Written):
     exempt: LaneDefaults = LaneDefaults()
 
 
+def parse_telemetry_path(written: object) -> str:
+    """Read a path of the web server for the metrics; ValueError."""
+    taken = ("/api", "/slices", "/static", "/-")
+    if not isinstance(written, str) or not re.fullmatch(r"(?:/[A-Za-z0-9._~-]+)+", written):
+        raise ValueError(f"{shown(written)} is not a path; write for example /metrics")
+    if any(written == path or written.startswith(f"{path}/") for path in taken):
+        raise ValueError(f"{shown(written)} is taken; write for example /metrics")
+    return written
+
+
 class _Web(Written):
     listen: tuple[Annotated[Listen, PlainValidator(parse_listen)], ...] = (Listen("127.0.0.1", 10099),)
-    config_file: NotYet = None
+    config_file: Text | None = None
+    telemetry_path: Annotated[str, PlainValidator(parse_telemetry_path)] = "/metrics"
+    enable_reload: Flag = False
+    owner_secret_file: Text | None = None
+
+
+class MetricsTerms(Written):
+    """What is published: without the families that are off, with the labels that are named."""
+
+    off: tuple[Text, ...] = ()
+    owner_email: Flag = False
+    labels: tuple[Text, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WebTerms:
+    """How the web server is set up, beside its addresses."""
+
+    config_file: Path | None
+    telemetry_path: str
+    enable_reload: bool
+    owner_secret_file: Path | None  # None: owners have no links
 
 
 class _Control(Written):
@@ -167,6 +210,7 @@ class _Keys(Written):
     defaults: _Defaults = _Defaults()
     slices: Annotated[tuple[SourceKeys, ...], AfterValidator(all_different)] = ()
     web: _Web = _Web()
+    metrics: MetricsTerms = MetricsTerms()
     control: _Control = _Control()
     apmon: ApmonKeys | None = None
 
@@ -189,6 +233,8 @@ class Config:
     defaults: Mapping[Traffic, LaneTerms]
     sources: tuple[SourceAt, ...]  # where slices come from, in the order in which the first of a name is taken
     listen: tuple[Listen, ...]
+    web: WebTerms
+    metrics: MetricsTerms
     control_socket: Path | None  # None: beside the state
     control_group: str | None  # whose members may give orders beside root and the program's own user
     apmon: ApmonKeys | None = None  # None: nothing is pushed
@@ -238,6 +284,8 @@ def read_config(document: Document, path: Path) -> Config:
         defaults=defaults,
         sources=sources,
         listen=keys.web.listen,
+        web=_web_terms(keys.web, path.parent),
+        metrics=keys.metrics,
         control_socket=path.parent / keys.control.socket if keys.control.socket else None,
         control_group=keys.control.group,
         apmon=_with_folder(keys.apmon, path.parent),
@@ -251,6 +299,15 @@ def _with_folder(keys: ApmonKeys | None, folder: Path) -> ApmonKeys | None:
         return None
     sources = tuple(source if "://" in source else str(folder / source) for source in keys.sources)
     return keys.model_copy(update={"sources": sources})
+
+
+def _web_terms(web: _Web, folder: Path) -> WebTerms:
+    return WebTerms(
+        config_file=folder / web.config_file if web.config_file else None,
+        telemetry_path=web.telemetry_path,
+        enable_reload=web.enable_reload,
+        owner_secret_file=folder / web.owner_secret_file if web.owner_secret_file else None,
+    )
 
 
 def _terms(keys: _Keys) -> Mapping[Traffic, LaneTerms]:

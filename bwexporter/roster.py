@@ -243,6 +243,8 @@ def _what_can_change(running: Config, new: Config) -> tuple[Config, list[Problem
             ("state", running.state, new.state),
             ("devices", _names(running), _names(new)),
             ("web.listen", running.listen, new.listen),
+            ("web", running.web, new.web),
+            ("metrics", running.metrics, new.metrics),
             ("control.socket", running.control_socket, new.control_socket),
             ("control.group", running.control_group, new.control_group),
         )
@@ -255,6 +257,8 @@ def _what_can_change(running: Config, new: Config) -> tuple[Config, list[Problem
         state=running.state,
         devices=devices,
         listen=running.listen,
+        web=running.web,
+        metrics=running.metrics,
         control_socket=running.control_socket,
         control_group=running.control_group,
     )

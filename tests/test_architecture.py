@@ -31,6 +31,8 @@ DOORS = {
     "apscheduler": {"bwexporter.daemon"},
     "httpx": {"bwexporter.fetch"},
     "psutil": {"bwexporter.apmon"},
+    "bcrypt": {"bwexporter.web"},
+    "h11": {"bwexporter.web"},
     "jinja2": {"bwexporter.web"},
     "markupsafe": {"bwexporter.web"},
     "prometheus_client": {"bwexporter.metrics"},
@@ -52,6 +54,7 @@ DOORS = {
         "bwexporter.sources",
         "bwexporter.written",
         "bwexporter.pushes",
+        "bwexporter.web",
     },
 }
 """Which rooms may import a library; where it says one room, that is the library's only door."""

@@ -19,7 +19,8 @@ from bwexporter.core.lanes import Reason, Traffic
 from bwexporter.core.report import Report
 from bwexporter.state import open_state
 from bwexporter.web import api
-from bwexporter.web.server import Server, bind
+from bwexporter.web.listening import bind
+from bwexporter.web.server import Server
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
 from tests.servers import Certificates, Says
 from tests.servers import Server as SlicesServer

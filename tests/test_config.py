@@ -102,7 +102,7 @@ BAD = [
     ("apmon_figure", 4, "apmon.node", "parameter alone"),
     ("apmon_every", 4, "apmon.every", "at least 1s"),
     ("apmon_key", 4, "apmon.clutser", "did you mean"),
-    ("web_config_file", 3, "web.config_file", "not there yet in this version"),
+    ("telemetry_path", 3, "web.telemetry_path", "is taken"),
     ("listen", 4, "web.listen[0]", "host:port"),
     ("listen_port", 4, "web.listen[0]", "host:port"),
     ("no_mapping", 1, "", "must be a mapping"),

@@ -22,7 +22,7 @@ from bwexporter.core.report import Event, EventKind, Report, SliceInfo, SourceSt
 from bwexporter.state import open_state
 from bwexporter.web import browse, history, negotiation, picture
 from bwexporter.web.app import Options
-from bwexporter.web.server import bind
+from bwexporter.web.listening import bind
 from tests.chromium import Chromium, Page, running
 from tests.reports import DAY_SECONDS, NOW_WALL_SECONDS, LaneFigures, device_report, report
 from tests.test_web import of_verdict

@@ -19,7 +19,8 @@ from bwexporter.core.report import Event, EventKind, Report
 from bwexporter.state import open_state
 from bwexporter.telling import sentence
 from bwexporter.web.app import build_app
-from bwexporter.web.server import Server, bind
+from bwexporter.web.listening import bind
+from bwexporter.web.server import Server
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -21,10 +24,18 @@ from bwexporter.metrics import Exposition
 from bwexporter.state import State, open_state
 from bwexporter.web import openapi
 from bwexporter.web.app import OPEN_METRICS_TYPE, TEXT_TYPE, Options
-from bwexporter.web.server import REQUEST_HEADER_BYTES, Server, bind
+from bwexporter.web.listening import bind, inherited
+from bwexporter.web.patience import Patience
+from bwexporter.web.server import REQUEST_HEADER_BYTES, Server
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
 from tests.web import TEXT, Facts, app_of, asking, connect, rendered, serving
 
+_ON_3_AND_4 = """
+import os, sys
+ends = [os.dup(int(number)) for number in sys.argv[1:3]]
+ends = [os.dup2(end, 100 + at) for at, end in enumerate(ends)]
+[os.dup2(end, 3 + at) for at, end in enumerate(ends)]
+"""
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -629,6 +640,56 @@ class TestListening:
         with pytest.raises(BwexporterError, match=r"write host:port, \[::1\]:port"):
             bind(listen)
 
+    def test_a_unix_socket_is_served_and_replaces_one_that_was_left_behind(self, daemon: Facts, tmp_path: Path) -> None:
+        """Where a killed process left its socket, the next one listens; where somebody answers, it does not."""
+        path = tmp_path / "web.sock"
+        bind(f"unix:{path}").close()  # leaves the file, as a kill does
+        server = Server(app_of(daemon), [bind(f"unix:{path}")])
+        server.start()
+        transport = httpx.HTTPTransport(uds=str(path))
+        with httpx.Client(transport=transport, timeout=5) as client:
+            assert client.get("http://node/-/healthy").status_code == 200
+        with pytest.raises(BwexporterError, match="somebody listens there already"):
+            bind(f"unix:{path}")
+        server.stop()
+
+    def test_a_path_that_cannot_be_listened_on_is_named(self, tmp_path: Path) -> None:
+        """A folder that is not there; a file of somebody is left alone."""
+        (tmp_path / "file").write_text("kept")
+        with pytest.raises(BwexporterError, match=r"cannot listen on unix:.*: No such file"):
+            bind(f"unix:{tmp_path}/none/web.sock")
+        with pytest.raises(BwexporterError, match="somebody listens there already"):
+            bind(f"unix:{tmp_path}/file")
+
+        assert (tmp_path / "file").read_text() == "kept"
+
+    def test_sockets_of_systemd_are_taken_over(self) -> None:
+        """As sd_listen_fds(3) says: from descriptor 3 on, for the process that the environment names."""
+        script = (
+            "import os, sys; from bwexporter.web.listening import inherited\n"
+            "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+            "print([one.getsockname()[1] for one in inherited(os.environ, os.getpid())])"
+        )
+        with bind("127.0.0.1:0") as first, bind("127.0.0.1:0") as second:
+            ports = [one.getsockname()[1] for one in (first, second)]
+            started = subprocess.run(
+                [sys.executable, "-c", _ON_3_AND_4 + f"os.execv(sys.executable, [sys.executable, '-c', {script!r}])",
+                 str(first.fileno()), str(second.fileno())],
+                pass_fds=[first.fileno(), second.fileno()],
+                env={**os.environ, "LISTEN_FDS": "2"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )  # fmt: skip
+
+        assert started.stdout == f"{ports}\n", started.stderr
+
+    @pytest.mark.parametrize("environment", [{}, {"LISTEN_FDS": "1", "LISTEN_PID": "1"}, {"LISTEN_FDS": "0"}])
+    def test_where_systemd_hands_over_nothing_that_is_said(self, environment: dict[str, str]) -> None:
+        """A variable that was meant for another process is none for us."""
+        with pytest.raises(BwexporterError, match="start this by a socket unit"):
+            inherited(environment, os.getpid())
+
     def test_connections_made_before_the_start_are_answered(self, daemon: Facts) -> None:
         """A socket that was bound earlier, or inherited by number, loses no client."""
         with bind("127.0.0.1:0") as earlier:
@@ -655,7 +716,7 @@ class TestListening:
     def test_a_client_that_sends_no_request_is_closed(self, daemon: Facts) -> None:
         """Idle and half-way clients lose their connection after the time for the first request."""
         listening = bind("127.0.0.1:0")
-        server = Server(app_of(daemon), [listening], first_request_seconds=0.1)
+        server = Server(app_of(daemon), [listening], patience=Patience(request_seconds=0.1))
         address = listening.getsockname()
         with socket.create_connection(address, 5) as idle, socket.create_connection(address, 5) as half_way:
             half_way.sendall(b"GET / HTTP/1.1\r\n")

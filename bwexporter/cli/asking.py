@@ -1,53 +1,150 @@
 """Asking a running bwexporter, over its API.
 
-Turns a URL into an answer. Knows: how an unreachable program is said to people. Does not know: what an answer means.
+Turns a place into an answer. Knows: how a program of this machine or another is reached, with which credentials, and
+how an unreachable one is said to people. Does not know: what an answer means.
 """
 
 from __future__ import annotations
 
+import base64
 import json
-import urllib.error
-import urllib.request
-from http.client import HTTPException
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from bwexporter.config import load_config
+from bwexporter.config import Config, Listen, load_config
 from bwexporter.errors import BwexporterError
+from bwexporter.web.webconfig import own_certificate
 
 TIMEOUT_SECONDS = 5.0
+USER, PASSWORD_FILE = "BWEXPORTER_USER", "BWEXPORTER_PASSWORD_FILE"
+CA_FILE, CERT_FILE, KEY_FILE = "BWEXPORTER_CA_FILE", "BWEXPORTER_CERT_FILE", "BWEXPORTER_KEY_FILE"
+"""The environment's variables that say who asks, and whom to trust."""
 
 
-def url_of(config_path: Path) -> str:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a bwexporter answers: a URL, the certificate that it is known to have, a Unix socket."""
+
+    url: str
+    trusted: Path | None = None
+    socket_path: str = ""
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        return f"unix:{self.socket_path}" if self.socket_path else self.url
+
+
+def url_of(config_path: Path) -> Place:
     """Return where the bwexporter of a configuration answers; an address for everybody is asked on loopback."""
-    listen = load_config(config_path).listen[0]
+    config = load_config(config_path)
+    listen = next((one for one in config.listen if not one.path), config.listen[0])
+    if listen.path:
+        return Place("http://localhost", socket_path=listen.path)
+    return _local(config, listen)
+
+
+def _local(config: Config, listen: Listen) -> Place:
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 - read only
-    return f"http://[{host}]:{listen.port}" if ":" in host else f"http://{host}:{listen.port}"
+    there = f"[{host}]:{listen.port}" if ":" in host else f"{host}:{listen.port}"
+    if config.web.config_file is None:
+        return Place(f"http://{there}")
+    speaks_tls, certificate = own_certificate(config.web.config_file)
+    return Place(f"https://{there}" if speaks_tls else f"http://{there}", trusted=certificate)
 
 
-def slices(url: str) -> dict[str, Any]:
+def slices(place: Place | str) -> dict[str, Any]:
     """Return the answer of /api/v1/slices; BwexporterError where there is none."""
-    return answer(url, "/api/v1/slices", "slices")
+    return answer(place, "/api/v1/slices", "slices")
 
 
-def answer(url: str, question: str, key: str) -> dict[str, Any]:
-    """Return the answer to a question of the API, which has that key; BwexporterError where there is none."""
-    if not url.startswith(("http://", "https://")):
-        raise BwexporterError(f"{url} is not a URL; write for example http://127.0.0.1:10099")
-    # An operator's proxy for the outside must not swallow a question to this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def answer(place: Place | str, question: str, key: str) -> dict[str, Any]:
+    """Return the answer to a question of the API, which has that key; BwexporterError where there is none.
+
+    The operator's proxy for the outside is not asked: it must not swallow a question to this machine.
+    """
+    place = Place(place) if isinstance(place, str) else place
+    if not place.url.startswith(("http://", "https://")):
+        raise BwexporterError(f"{place} is not a URL; write for example http://127.0.0.1:10099")
     try:
-        with opener.open(f"{url.rstrip('/')}{question}", timeout=TIMEOUT_SECONDS) as response:
-            found = json.load(response)
-    except urllib.error.HTTPError as error:
-        if error.code == 503:
-            raise BwexporterError(f"the bwexporter at {url} has not ended its first turn; ask again") from error
-        raise BwexporterError(f"{url} answers {error.code} {error.reason}; is it a bwexporter?") from error
+        status, reason, body = _asked(place, question)
+        found = json.loads(body) if status == 200 else None
+    except ssl.SSLCertVerificationError as error:
+        text = f"{place}: its certificate is not trusted: {error.verify_message}; name the authority in {CA_FILE}"
+        raise BwexporterError(text) from error
     except (OSError, ValueError, HTTPException) as error:
-        raise BwexporterError(f"no bwexporter answers at {url} ({_reason(error)}); is it running?") from error
+        raise BwexporterError(f"no bwexporter answers at {place} ({_reason(error)}); is it running?") from error
+    if status == 503:
+        raise BwexporterError(f"the bwexporter at {place} has not ended its first turn; ask again")
+    if status == 401:
+        raise BwexporterError(f"{place} asks for a password: set {USER} and {PASSWORD_FILE}, the name of a file")
+    if status != 200:
+        raise BwexporterError(f"{place} answers {status} {reason}; is it a bwexporter?")
     if not isinstance(found, dict) or key not in found:
-        raise BwexporterError(f"{url} answers something else; is it a bwexporter?")
+        raise BwexporterError(f"{place} answers something else; is it a bwexporter?")
     return found
+
+
+def _asked(place: Place, question: str) -> tuple[int, str, bytes]:
+    connection = _connection(place)
+    try:
+        path = urlsplit(place.url).path.rstrip("/")
+        connection.request("GET", f"{path}{question}", headers=_credentials())
+        response: HTTPResponse = connection.getresponse()
+        return response.status, response.reason, response.read()
+    finally:
+        connection.close()
+
+
+def _connection(place: Place) -> HTTPConnection:
+    parts = urlsplit(place.url)
+    if place.socket_path:
+        return _UnixConnection(place.socket_path)
+    if parts.scheme == "http":
+        return HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
+    return HTTPSConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS, context=_context(place))
+
+
+def _context(place: Place) -> ssl.SSLContext:
+    """Trust the authorities of this machine, or those that are named; on this machine, the very certificate."""
+    context = ssl.create_default_context(cafile=os.environ.get(CA_FILE))
+    if place.trusted is not None and CA_FILE not in os.environ:
+        context.load_verify_locations(place.trusted)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.check_hostname = False  # it is known by itself, not by its name
+    if certificate := os.environ.get(CERT_FILE):
+        context.load_cert_chain(certificate, os.environ.get(KEY_FILE))
+    return context
+
+
+class _UnixConnection(HTTPConnection):
+    """A connection to a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the path."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_SECONDS)
+        self.sock.connect(self._path)
+
+
+def _credentials() -> dict[str, str]:
+    user, file = os.environ.get(USER), os.environ.get(PASSWORD_FILE)
+    if not user or not file:
+        return {}
+    try:
+        password = Path(file).read_text().rstrip("\n")
+    except OSError as error:
+        raise BwexporterError(f"the file of {PASSWORD_FILE} cannot be read: {error.strerror}") from error
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from bwexporter.apmon.sources import check_file
 from bwexporter.cli.files import roll_of
+from bwexporter.cli.surface import problems_of
 from bwexporter.config import load_config
 from bwexporter.core.report import SourceStatus
 from bwexporter.errors import ConfigError, Problem
@@ -56,7 +57,7 @@ def _find(config_path: Path, *, ask: bool) -> _Found:
     of_pushes, doubts = _of_pushes(config.apmon)
     files = {at.name for at in config.sources if isinstance(at, FileAt)}
     servers = tuple(status for status in roll.sources if status.name not in files)
-    problems, warnings = (*of_files, *roll.problems, *of_pushes), (*roll.warnings, *doubts)
+    problems, warnings = (*of_files, *roll.problems, *of_pushes, *problems_of(config)), (*roll.warnings, *doubts)
     return _Found(problems, warnings, len(roll.info), servers, asked=ask)
 
 

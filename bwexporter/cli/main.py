@@ -16,9 +16,10 @@ import click
 from rich.console import Console
 
 from bwexporter import __version__
-from bwexporter.cli import asking, checking, effective, hand, past, running, showing
+from bwexporter.cli import asking, checking, effective, hand, live, past, running, showing, surface
 from bwexporter.cli.apmon import apmon
 from bwexporter.cli.completing import completion
+from bwexporter.cli.link import link
 from bwexporter.cli.manual import manual
 from bwexporter.cli.options import CONFIG, as_json_option, ask_option, config_option
 from bwexporter.cli.tree import plan, tree
@@ -54,7 +55,7 @@ def cli() -> None:
 @click.option("--shadow", is_flag=True, help="Judge and publish, but change nothing in the kernel.")
 @click.option("--take-over", is_flag=True, help="Replace a root queue that is not bwexporter's.")
 @click.option("--verbose", "-v", is_flag=True, help="Log early looks too.")
-@click.option("--listen-fd", type=int, hidden=True, help="Serve on this inherited listening socket.")
+@surface.flags
 def run(
     config_path: Path,
     *,
@@ -62,7 +63,7 @@ def run(
     shadow: bool,
     take_over: bool,
     verbose: bool,
-    listen_fd: int | None,
+    **web: Any,
 ) -> None:
     """Count, judge, cap and publish, until SIGTERM.
 
@@ -70,7 +71,8 @@ def run(
     alone), then takes a turn each interval. SIGHUP, or a changed file, reads the configuration and the slices anew; bad
     files change nothing. SIGTERM counts once more, saves, and leaves the ceilings as `on_stop` says.
     """
-    wanted = running.Wanted(config_path, once=once, shadow=shadow, take_over=take_over, listen_fd=listen_fd)
+    of_web = surface.Flags(**web)
+    wanted = running.Wanted(config_path, once=once, shadow=shadow, take_over=take_over, web=of_web)
     running.set_up_logging(verbose=verbose)
     sys.exit(running.run(wanted))
 
@@ -108,14 +110,20 @@ def slices(slice_name: str | None, config_path: Path, *, ask: bool, as_json: boo
 @click.argument("slice_name", metavar="[SLICE]", required=False)
 @config_option
 @click.option("--url", help="Ask this bwexporter, as http://node1:10099, instead of the one of the configuration.")
+@click.option("--watch", is_flag=True, help="Draw it again every two seconds, until Ctrl-C.")
 @as_json_option
-def status(slice_name: str | None, config_path: Path, *, url: str | None, as_json: bool) -> None:
+def status(slice_name: str | None, config_path: Path, *, url: str | None, watch: bool, as_json: bool) -> None:
     """Show what a running bwexporter says: use, ceilings, verdicts.
 
     Asks its web server, which the configuration names (web.listen), so it works for any user, and with --url from any
-    machine that may reach it.
+    machine that may reach it. Where it asks for a password, BWEXPORTER_USER says who asks and BWEXPORTER_PASSWORD_FILE
+    names the file of the password; BWEXPORTER_CA_FILE, BWEXPORTER_CERT_FILE and BWEXPORTER_KEY_FILE are for TLS.
     """
-    answer = asking.slices(url or asking.url_of(config_path))
+    place = url or asking.url_of(config_path)
+    if watch:
+        live.watch(place, slice_name)
+        return
+    answer = asking.slices(place)
     if slice_name is not None:
         answer["slices"] = [row for row in answer["slices"] if row["slice"] == slice_name]
         if not answer["slices"]:
@@ -164,6 +172,7 @@ def demo_part(part: str) -> None:
 
 cli.add_command(apmon)
 cli.add_command(completion)
+cli.add_command(link)
 cli.add_command(manual)
 cli.add_command(past.history)
 cli.add_command(past.why)

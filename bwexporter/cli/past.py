@@ -151,7 +151,7 @@ def _events(
     return _asked(url, slice_name, since_seconds, limit)
 
 
-def _asked(url: str, slice_name: str | None, since_seconds: float, limit: int) -> list[dict[str, Any]]:
+def _asked(url: asking.Place | str, slice_name: str | None, since_seconds: float, limit: int) -> list[dict[str, Any]]:
     question = {"since": f"{max(0.0, since_seconds):.3f}", "limit": str(limit)}
     question |= {"slice": slice_name} if slice_name else {}
     answer = asking.answer(url, f"/api/v1/events?{urlencode(question)}", "events")

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +24,10 @@ import numpy as np
 
 from bwexporter.cli.privileges import raise_net_admin
 from bwexporter.cli.supervised import Supervisor
+from bwexporter.cli.surface import Flags, Told, server_of, sockets_of
 from bwexporter.cli.table import console, lanes_table
 from bwexporter.cli.users import user_ids
-from bwexporter.config import Config, Listen, OnStop, Tree, load_config
+from bwexporter.config import Config, OnStop, Tree, load_config
 from bwexporter.config import Device as ConfiguredDevice
 from bwexporter.control import Control
 from bwexporter.core.enrolment import open_ledger
@@ -49,8 +50,7 @@ from bwexporter.sorting import Sorting
 from bwexporter.state import State, open_state
 from bwexporter.turn import Desk, Turns
 from bwexporter.web import api
-from bwexporter.web.app import build_app
-from bwexporter.web.server import Server, bind
+from bwexporter.web.listening import said
 
 log = logging.getLogger("bwexporter")
 
@@ -65,7 +65,7 @@ class Wanted:
     once: bool = False
     shadow: bool = False
     take_over: bool = False
-    listen_fd: int | None = None
+    web: Flags = field(default_factory=Flags)
 
 
 def set_up_logging(*, verbose: bool) -> None:
@@ -81,7 +81,7 @@ def run(wanted: Wanted) -> int:
     """Run until a signal says to stop, or for one turn; return the exit code."""
     with ExitStack() as open_things:
         config = load_config(wanted.config_path)
-        sockets = [] if wanted.once else _listening(config, wanted)
+        sockets = [] if wanted.once else sockets_of(config, wanted.web)
         for listening in sockets:
             open_things.callback(listening.close)
         node = assembled(wanted, open_things)
@@ -113,6 +113,7 @@ class Node:
         read_since: Mapping[Path, Identity],
     ) -> None:
         self._config = config
+        self._web = wanted.web
         self.doors = [device.door for device in opened.values()]
         self._on_stop = config.on_stop
         self._state = state
@@ -132,7 +133,10 @@ class Node:
             },
         )
         self._roster.read_since |= read_since
-        self._exposition = Exposition(list(opened))
+        terms = config.metrics
+        self._exposition = Exposition(
+            list(opened), owner_email=terms.owner_email, record_labels=terms.labels, off=terms.off
+        )
         sorting = Sorting(Classifier(take_over=wanted.take_over))
         self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter, sorting, orders=state.hand)
         self._file_watch = _FileWatch(self._roster)
@@ -152,13 +156,14 @@ class Node:
 
     def serve(self, sockets: list[socket.socket]) -> int:
         """Serve until SIGTERM or SIGINT."""
-        app = build_app(
+        told = Told(
             exposition=lambda: self._exposition.current,
             last_report=lambda: self._daemon.last_report,
             ready=self._daemon.ready,
             store=self._state,
+            reload=self._daemon.reload,
         )
-        server = Server(app, sockets)
+        server = server_of(self._config, self._web, told, sockets)
         control = self._control()
         ended = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -169,8 +174,7 @@ class Node:
         control.start()
         self._watch.start()
         for listening in sockets:
-            host, port, *_ = listening.getsockname()
-            log.info("listening on %s port %s", host, port)
+            log.info("listening on %s", said(listening))
         supervisor = Supervisor()
         with self._file_watch.running(self._daemon.reload), _waking_up() as woken:
             self._watch_over(woken, ended, supervisor)
@@ -279,17 +283,6 @@ def _waking_up() -> Iterator[socket.socket]:
             yield woken
         finally:
             signal.set_wakeup_fd(-1)
-
-
-def _listening(config: Config, wanted: Wanted) -> list[socket.socket]:
-    if wanted.listen_fd is not None:
-        return [socket.socket(fileno=wanted.listen_fd)]
-    return [bind(_text_of(listen)) for listen in config.listen]
-
-
-def _text_of(listen: Listen) -> str:
-    host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    return f"{host}:{listen.port}"
 
 
 class Opened(NamedTuple):

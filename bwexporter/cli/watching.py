@@ -19,7 +19,7 @@ from rich.text import Text
 from bwexporter.cli import asking, table
 from bwexporter.demo import stage
 from bwexporter.errors import BwexporterError
-from bwexporter.web.server import bind
+from bwexporter.web.listening import bind
 
 DRAW_SECONDS = 0.5
 

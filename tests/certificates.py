@@ -1,0 +1,45 @@
+"""Certificates for tests, made by openssl.
+
+Turns names and dates into PEM files of an authority of its own. Knows: openssl's commands. Does not know: who uses
+them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+
+class Authority:
+    """An authority that signs certificates in a folder."""
+
+    def __init__(self, folder: Path, name: str = "authority") -> None:
+        assert shutil.which("openssl"), "openssl is missing: apt-get install openssl"
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.certificate, self._key = folder / f"{name}.crt", folder / f"{name}.key"
+        _openssl(
+            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+            "-subj", f"/CN={name}", "-keyout", str(self._key), "-out", str(self.certificate),
+        )  # fmt: skip
+
+    def sign(self, name: str, *, hosts: str = "DNS:localhost,IP:127.0.0.1", expired: bool = False) -> tuple[Path, Path]:
+        """Make a certificate and its key; an expired one was good until yesterday."""
+        key, request, certificate = (self.folder / f"{name}.{end}" for end in ("key", "csr", "crt"))
+        extensions = self.folder / f"{name}.ext"
+        extensions.write_text(f"subjectAltName={hosts}\n")
+        _openssl(
+            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
+            "-keyout", str(key), "-out", str(request),
+        )  # fmt: skip
+        dates = ["-days", "-1"] if expired else ["-days", "1"]
+        _openssl(
+            "x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self._key),
+            "-CAcreateserial", "-extfile", str(extensions), *dates, "-out", str(certificate),
+        )  # fmt: skip
+        return certificate, key
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
