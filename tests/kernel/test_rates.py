@@ -130,7 +130,8 @@ def test_fifty_greedy_lanes_stay_under_the_node_cap_and_share_it_as_told(stage: 
     first, last = looks[0], looks[-1]
     for one, other in combinations(looks, 2):
         sent = sum(other.sent(handle) - one.sent(handle) for handle in handles)
-        assert sent <= 1.02 * cap * (other.after - one.before) + cap // 1000 + GSO_BYTES
+        # A lane sends by its guarantee whatever the cap says, and others then wait: some packets more have begun.
+        assert sent <= 1.02 * cap * (other.after - one.before) + cap // 1000 + 4 * GSO_BYTES
     each = np.array([last.sent(handle) - first.sent(handle) for handle in handles])
     assert each[2] >= 0.8 * guarantee * (last.before - first.after)
     plain = np.median(each[3:])

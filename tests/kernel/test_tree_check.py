@@ -70,11 +70,15 @@ def test_on_a_node_that_works_every_lane_is_reached_at_a_cost_of_a_packet(progra
     found = check(program, code=0)
     after = program.room.classes()
     assert missed(found) == {}
-    assert {row["verdict"] for lane, row in found.items() if lane != ("dan", "exempt")} == {"reaches"}
+    nobody = () if plays_users(65_534) else (("_default", "normal"), ("_default", "exempt"))
+    assert {lane for lane, row in found.items() if row["verdict"] == "unproven"} == {("dan", "exempt"), *nobody}
     sent = {handle: after[handle].sent_bytes - before[handle].sent_bytes for handle in after if handle & 0x9000}
-    tried = {int(row["class"].replace(":", ""), 16): len(row["tried"]) for row in found.values()}
+    tried = {
+        int(row["class"].replace(":", ""), 16): len(row["tried"]) * (row["verdict"] == "reaches")
+        for row in found.values()
+    }
     for handle, size in sent.items():
-        probes = tried.get(handle, 0) if handle != handle_of(4, "exempt") else 0
+        probes = tried.get(handle, 0)
         assert (size > 0) == (probes > 0)
         assert size <= probes * LARGEST_PROBE_BYTES
     assert [path for path in group.iterdir() if path.is_dir()] == []
