@@ -69,4 +69,4 @@ class Sorting:
         return Sorted(outcome.drift, (*outcome.problems, *of_slices))
 
     def _tells_apart(self) -> bool:
-        return tells_apart(self._claims, self._exempt)
+        return bool(self._devices) and tells_apart(self._claims, self._exempt)

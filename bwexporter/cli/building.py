@@ -17,12 +17,12 @@ from typing import Any
 
 import click
 
-from bwexporter.cli import planned
+from bwexporter.cli import planned, ruling
 from bwexporter.cli.looking import Standing, standing
 from bwexporter.cli.running import Wanted, assembled
 from bwexporter.config import load_config
 from bwexporter.core.hand import Hand
-from bwexporter.core.lanes import Ledger
+from bwexporter.core.lanes import Act, Changes, Ledger, Snapshot
 from bwexporter.core.orders import Action
 from bwexporter.core.report import Event
 from bwexporter.errors import BwexporterError
@@ -32,6 +32,8 @@ from bwexporter.state import SaveOutcome
 from bwexporter.turn import Turns
 
 Row = Mapping[str, Any]
+
+_NOTHING = "nothing to do: every class is as it should be"
 
 
 def plan(config_path: Path, *, as_json: bool, take_over: bool) -> None:
@@ -43,7 +45,7 @@ def plan(config_path: Path, *, as_json: bool, take_over: bool) -> None:
     for line in (*notes, *planned.lines(rows)):
         click.echo(line)
     if not rows:
-        click.echo("nothing to do: every class is as it should be")
+        click.echo(_NOTHING)
 
 
 def build(config_path: Path, *, as_json: bool, take_over: bool) -> int:
@@ -63,7 +65,7 @@ def build(config_path: Path, *, as_json: bool, take_over: bool) -> int:
     else:
         for line in planned.lines(rows):
             click.echo(line)
-        click.echo("nothing to do: every class is as it should be" if not rows else f"{len(rows) - len(left)} done")
+        click.echo(_NOTHING if not rows else f"{len(rows) - len(left)} done")
     for line in planned.lines(left):
         click.echo(f"could not be done: {line}", err=True)
     return 0 if saved and not left else 1
@@ -97,9 +99,17 @@ def _foreseen(config_path: Path, *, take_over: bool = False) -> tuple[list[Row],
         for desk in found.roll.desks(found.desks):
             turns.enlist(desk)
         rows: list[Row] = []
+        existing: set[int] = set()
         for device, (before, changes) in turns.foresee(found.now).items():
             rows += planned.rows(turns.desks[device], changes, before)
-        return rows, list(_notes(found))
+            existing |= _classes_after(before, changes) if device in found.roll.built else set()
+        of_rules, notes = ruling.foreseen(found, existing, take_over=take_over)
+        return rows + of_rules, [*_notes(found), *notes]
+
+
+def _classes_after(before: Snapshot, changes: Changes) -> set[int]:
+    made, gone = (changes.classes.handle[changes.act == act].tolist() for act in (Act.CREATE, Act.REMOVE))
+    return {*before.classes.handle.tolist(), *made} - set(gone)
 
 
 def _notes(found: Standing) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Changes of classes, one readable line each.
+"""Changes of classes and rules, one readable line each.
 
 Turns the changes of a device into lines for people, or rows for programs. Knows: how a class, a lane and a rate are
 written. Does not know: why a change is wanted, how it is made.
@@ -30,6 +30,9 @@ def lines(found: list[Mapping[str, Any]]) -> Iterator[str]:
     for row in found:
         if row["act"] == "build":
             yield f"{row['device']}: build the tree: root queue 1: htb"
+            continue
+        if row["act"] == "rule":
+            yield f"rules: {row['edit']}"
             continue
         words = f"{row['device']}: {row['act']} {row['class']} ({_whose(row)})"
         match row["act"]:

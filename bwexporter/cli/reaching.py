@@ -16,17 +16,20 @@ from rich.table import Table
 from rich.text import Text
 
 from bwexporter.cli.looking import Standing, standing
+from bwexporter.cli.ruling import is_sorted, rules_for
 from bwexporter.cli.table import console
 from bwexporter.core.lanes import Lane
 from bwexporter.errors import BwexporterError
 from bwexporter.kernel import probe
-from bwexporter.kernel.claims import tells_apart, wanted
 from bwexporter.kernel.classifier import Classifier
 from bwexporter.kernel.rules import handle_text
 from bwexporter.reach import Finding, Verdict, Watched, findings
 from bwexporter.turn import Desk
 
-_NOT_SORTED = "no slice has a `match` and nothing is exempt: bwexporter makes no rules here, and yours sort the packets"
+_NOT_SORTED = (
+    "bwexporter makes no rules here, and yours sort the packets: no slice has a `match` and nothing is exempt, or the "
+    "trees are somebody else's"
+)
 _COLOURS = {Verdict.REACHES: "green", Verdict.MISSES: "red", Verdict.UNPROVEN: "yellow"}
 
 
@@ -35,12 +38,12 @@ def check(config_path: Path, slice_name: str | None, *, probing: bool, as_json: 
     with standing(config_path) as found:
         if slice_name is not None and not any(lane.slice_name == slice_name for lane in _lanes(found)):
             raise BwexporterError(f"there is no slice {slice_name!r}; `bwexporter slices` lists them")
-        is_sorted = tells_apart(found.roll.claims, found.roll.exempt_prefixes)
-        known = _findings(found, slice_name, probing=probing) if is_sorted else []
+        sorts = is_sorted(found)
+        known = _findings(found, slice_name, probing=probing) if sorts else []
     if as_json:
-        click.echo(json.dumps({"sorted": is_sorted, "lanes": [_row(one) for one in known]}, indent=2))
+        click.echo(json.dumps({"sorted": sorts, "lanes": [_row(one) for one in known]}, indent=2))
     else:
-        console().print(_table(known) if is_sorted else _NOT_SORTED, soft_wrap=True)
+        console().print(_table(known) if sorts else _NOT_SORTED, soft_wrap=True)
     return int(any(one.verdict is Verdict.MISSES for one in known))
 
 
@@ -50,11 +53,11 @@ def _lanes(found: Standing) -> list[Lane]:
 
 def _findings(found: Standing, slice_name: str | None, *, probing: bool) -> list[Finding]:
     classifier, roll = Classifier(), found.roll
-    looks = [desk.unread for desk in found.desks.values() if desk.unread is not None]
+    desks = [found.desks[name] for name in roll.built]
+    looks = [desk.unread for desk in desks if desk.unread is not None]
     existing = {handle for look in looks for handle in look.classes.handle.tolist()}
-    asked = wanted(roll.claims, list(found.desks), roll.exempt_prefixes, existing=existing)
-    rules = classifier.possible(asked)
-    devices = [_watched(desk, slice_name) for desk in found.desks.values()]
+    rules = classifier.possible(rules_for(found, existing))
+    devices = [_watched(desk, slice_name) for desk in desks]
     send = probe.send if probing else None
     return list(findings(roll.claims, devices, rules, classifier.read(rules), send))
 

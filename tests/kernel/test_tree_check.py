@@ -109,9 +109,9 @@ def test_a_rule_deleted_by_hand_is_named_until_the_next_turn_puts_it_right(progr
     """For its slice alone."""
     with program.halted():
         program.room.run("nft delete element netdev bwexporter marks { 7 }")
+        assert ask(program, "plan").stdout == "rules: marks 0x7: add 1:1001\n"
         found = check(program, code=1)
         assert missed(found) == {("ann", traffic): ["marks 0x7 is missing"] for traffic in ("normal", "exempt")}
-        assert missed(check(program, "cyd", code=0)) == {}
     program.turn()
     assert missed(check(program, code=0)) == {}
 
@@ -159,7 +159,6 @@ def test_without_a_tree_or_permission_it_says_so_in_a_line(program: Program) -> 
     refused = ask(program, "tree", "check", through=WITHOUT_NET_ADMIN)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert "CAP_NET_ADMIN" in refused.stderr
-    assert ask(program, "tree", "check", "nobody").returncode == 1
     program.stop()
     program.room.run("tc qdisc del dev v0 root")
     found = check(program, code=1)
