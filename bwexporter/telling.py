@@ -119,7 +119,13 @@ def _refused(inputs: Inputs) -> str:
 
 
 def _guarantees_scaled(inputs: Inputs) -> str:
-    return f"Guarantees do not fit their parent and are scaled down: {dict(inputs)}."
+    asked, admitted = (int(inputs[f"{word}_bytes_per_second"]) for word in ("asked", "admitted"))
+    if asked == admitted:
+        return f"The guarantee is admitted as asked again, {print_rate(asked)}."
+    return (
+        f"The guarantee is {print_rate(admitted)} instead of {print_rate(asked)}: one is at most a quarter of its "
+        "parent's ceiling, and all together at most that ceiling."
+    )
 
 
 def _clock_stepped(inputs: Inputs) -> str:

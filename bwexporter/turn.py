@@ -27,6 +27,7 @@ from bwexporter.core.lanes import (
     Changes,
     Classes,
     Instant,
+    Lane,
     Ledger,
     Outcomes,
     Snapshot,
@@ -171,6 +172,9 @@ class Desk:
     due_at_boot_seconds: float = 0.0
     most_made: int = FIRST_MADE  # classes to be made or removed in one act
     waiting: I8 = field(default_factory=lambda: np.empty(0, np.int64))  # classes to be made in further turns
+    told_of: tuple[Lane, ...] = ()  # lanes whose guarantees were looked at, and the parts that were told as admitted
+    told_parts: F8 = field(default_factory=lambda: np.empty(0))
+    told_frame: policy.Frame | None = None
     cut: bool = False  # the last act left changes to further turns, and did some
 
 
@@ -551,6 +555,7 @@ class Turns:
             return self._unread(desk, work.trouble)
         told, accounts = events.of_verdicts(desk.ledger, desk.tariffs, work.verdicts)
         self._note(told)
+        self._note(_of_guarantees(desk, work.verdicts))
         if work.outcomes is not None:
             counters, row_of = desk.ledger.counters, dict[int, int]()
             if work.changes.drift.any() or work.outcomes.errno.any():
@@ -623,6 +628,19 @@ def _lost(desk: Desk) -> bool | B1:
     began = desk.ledger.accounts.period_start_at[: desk.ledger.enrolled] + desk.ledger.wall_offset_seconds
     lost: B1 = began <= desk.lost_at_wall_seconds + RESTART_SECONDS
     return lost
+
+
+def _of_guarantees(desk: Desk, verdicts: Verdicts) -> tuple[Event, ...]:
+    """Tell guarantees that are not admitted as asked, where they can have changed."""
+    if desk.told_frame is desk.frame:
+        return ()
+    desk.told_frame = desk.frame
+    if desk.told_of != desk.tariffs.lanes:
+        before = dict(zip(desk.told_of, desk.told_parts.tolist(), strict=True))
+        desk.told_parts = np.array([before.get(lane, 1.0) for lane in desk.tariffs.lanes])
+        desk.told_of = desk.tariffs.lanes
+    told, desk.told_parts = events.of_guarantees(desk.ledger, desk.tariffs, verdicts, desk.told_parts)
+    return told
 
 
 def _is_building(work: _Work) -> bool:

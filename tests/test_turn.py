@@ -639,3 +639,25 @@ def test_a_removed_slice_s_class_goes_and_its_account_stays_for_its_return() -> 
 
     assert (node.account("ann")["used_bytes"], node.account("ann")["period_end_at"]) == (82 * MEGABYTE, end)
     assert ceiling(node, "ann") == enforced(node, report, "ann") < 1_250_000
+
+
+# Guarantees.
+
+
+def test_guarantees_that_do_not_fit_are_told_once_and_when_they_fit_again() -> None:
+    """Both kinds of traffic, each against its own parent; the metric says by how much."""
+    node = Node({"ann": 1, "bob": 2}, guarantee_bytes_per_second=GIGABIT // 2)
+    report = node.whole_turn()
+    told = [event for event in report.events if event.kind is EventKind.GUARANTEES_SCALED]
+    assert len(told) == 2 * 4
+    assert {event.lane and event.lane.traffic for event in told} == set(Traffic)
+    assert told[0].inputs == {"asked_bytes_per_second": GIGABIT // 2, "admitted_bytes_per_second": GIGABIT // 4}
+    assert report.devices[0].verdicts.admitted_ratio == 0.5
+    node.pass_seconds(10.0)
+    assert not [event for event in node.whole_turn().events if event.kind is EventKind.GUARANTEES_SCALED]
+    node.tariff["guarantee_bytes_per_second"] = 125
+    node.enlist()
+    node.pass_seconds(10.0)
+    told = [event for event in node.whole_turn().events if event.kind is EventKind.GUARANTEES_SCALED]
+    assert len(told) == 2 * 4
+    assert told[0].inputs == {"asked_bytes_per_second": 125, "admitted_bytes_per_second": 125}

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from bwexporter.core.accounting import Count
-from bwexporter.core.lanes import I8, UNLIMITED, Accounts, Act, Changes, Ledger, Outcomes, Reason, Tariffs, Verdicts
+from bwexporter.core.lanes import F8, I8, UNLIMITED, Accounts, Act, Changes, Ledger, Outcomes, Reason, Tariffs, Verdicts
 from bwexporter.core.report import Event, EventKind
 
 Refusal = tuple[int, int, int]
@@ -98,6 +98,30 @@ def _inputs(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, row: int) -> d
         inputs["allowance_bytes"] = int(verdicts.allowance_bytes[row])
         inputs["threshold_bytes"] = int(verdicts.threshold_bytes[row])
     return inputs
+
+
+def of_guarantees(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, told: F8) -> tuple[tuple[Event, ...], F8]:
+    """Tell guarantees that are not admitted as asked: when that begins, and when their part halved or doubled since.
+
+    `told` is the part of each lane's guarantee that was told last, 1 for what is admitted as asked. Returns the events
+    and what has now been told.
+    """
+    asked = np.maximum(tariffs.guarantee_bytes_per_second, 1)
+    part = verdicts.guarantee_bytes_per_second / asked
+    if (part == told).all():
+        return (), told
+    changed = ((part < 1) & ((told == 1) | (2 * part <= told) | (part >= 2 * told))) | ((part == 1) & (told < 1))
+    events = tuple(
+        Event(
+            ledger.at.wall_seconds,
+            EventKind.GUARANTEES_SCALED,
+            ledger.device,
+            ledger.lanes[row],
+            {"asked_bytes_per_second": int(asked[row]), "admitted_bytes_per_second": int(part[row] * asked[row] + 0.5)},
+        )
+        for row in np.flatnonzero(changed).tolist()
+    )
+    return events, np.where(changed, part, told)
 
 
 def of_outcomes(
