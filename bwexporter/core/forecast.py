@@ -18,9 +18,10 @@ def seconds_to(limit_bytes: I8, used_bytes: I8, recent_bytes_per_second: F8, rem
     [30.0]
     """
     left = np.maximum(limit_bytes - used_bytes, 0)
-    moving = (recent_bytes_per_second > 0) & (remaining_seconds > 0) & (limit_bytes < UNLIMITED)
-    within_reach = np.zeros(len(left))
-    np.multiply(recent_bytes_per_second, remaining_seconds, out=within_reach, where=moving)
-    seconds = np.full(len(left), np.inf)
-    np.divide(left, recent_bytes_per_second, out=seconds, where=moving & (left <= within_reach))
-    return np.where(left == 0, 0.0, seconds)
+    seconds = np.where(left == 0, 0.0, np.inf)
+    moving = np.flatnonzero((recent_bytes_per_second > 0) & (left > 0) & (limit_bytes < UNLIMITED))
+    rate, remaining = recent_bytes_per_second[moving], remaining_seconds[moving]
+    within_reach = (remaining > 0) & (left[moving] <= rate * remaining)
+    reaching = moving[within_reach]
+    seconds[reaching] = left[reaching] / rate[within_reach]
+    return seconds

@@ -40,6 +40,7 @@ class Requests:
     def __init__(self) -> None:
         self._seq = 0
         self._arena = bytearray(1 << 18)
+        self._view = memoryview(self._arena)
         self._socket = self._open()
 
     @property
@@ -153,8 +154,8 @@ class Requests:
         if len(self._arena) - used < _READ_BYTES:
             larger = bytearray(2 * len(self._arena))
             larger[:used] = self._arena[:used]
-            self._arena = larger
-        return self._socket.recv_into(memoryview(self._arena)[used : used + _READ_BYTES])
+            self._arena, self._view = larger, memoryview(larger)
+        return self._socket.recv_into(self._view[used : used + _READ_BYTES])
 
 
 class Listener:
