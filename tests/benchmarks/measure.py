@@ -195,7 +195,7 @@ class Bench:
             self.results.facts[f"wait beside {beside}, {size}, {name}"] = waits[at]
 
     def writes(self) -> None:
-        """Measure changes of classes; our listener hears of the changes of all."""
+        """Measure changes of classes; our listener hears of the changes of all others, but where none is said to."""
         with self.contenders(0, max(WRITE_COUNTS)) as by:
             self.say("changes of classes")
             ours, tc, keep = by["ours"], by["tc"], self.results.burst
@@ -205,7 +205,9 @@ class Bench:
                     ours.ask("look", 1)  # takes in what the others made it hear
                     if "bare" in by:
                         keep("write, C", count, by["bare"].ask("write", count, burst))
-                        ours.ask("look", 1)
+                        ours.ask("listen", 0)
+                        keep("write, C, unheard", count, by["bare"].ask("write", count, burst))
+                        ours.ask("listen", 1)
                     keep("write", count, ours.ask("write", count, burst))
                     keep("write, tc -batch", count, tc.ask("batch", count, 3))
                     ours.ask("look", 1)

@@ -33,7 +33,7 @@ from bwexporter.core.lanes import Act, Changes, Classes
 from bwexporter.daemon import SWITCH_SECONDS, read_clocks
 from bwexporter.kernel import wire
 from bwexporter.kernel.htb import Device
-from bwexporter.kernel.sockets import Requests
+from bwexporter.kernel.sockets import Listener, Requests
 from bwexporter.kernel.tree import FIRST_LANE_MINOR
 from bwexporter.metrics import Exposition, Rendered
 from bwexporter.metrics.catalogue import LANE_FAMILIES
@@ -87,6 +87,14 @@ class Ours:
         self.door.look()
         assert not self.door.apply(_changes(Act.CREATE, _spare_classes(count, odd=False))).errno.any()
         return len(self.roll.tariffs[self.device][0])
+
+    def listen(self, on: int) -> None:
+        """Stop to listen to what the kernel tells of changes, or begin again."""
+        if on:
+            self.door._listener = Listener()
+            self.door.look()
+        else:
+            self.door._listener.close()
 
     def send(self) -> None:
         """Let one lane in a hundred send."""

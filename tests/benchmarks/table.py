@@ -96,7 +96,7 @@ def _read_table(results: Results, sizes: list[int]) -> Table:
 
 def _write_table(results: Results) -> Table:
     table = Table(title="Changing classes while somebody listens, in multiples of C")
-    for heading in ("changes", "C", *(name for _, name in _WRITES)):
+    for heading in ("changes", "C", "C, nobody listens", *(name for _, name in _WRITES)):
         table.add_column(heading, justify="right")
     for count in WRITE_COUNTS:
         if results.has("write, C", count):
@@ -104,7 +104,8 @@ def _write_table(results: Results) -> Table:
             forked = results.median("write, forked tc", 1 if count == 1 else FORKS)
             each = forked if count == 1 else forked / FORKS * count
             ours, batch = results.median("write", count), results.median("write, tc -batch", count)
-            table.add_row(str(count), f"{1e6 * unit:.3g} us", *map(_times, (ours / unit, batch / unit, each / unit)))
+            ratios = (results.median("write, C, unheard", count), ours, batch, each)
+            table.add_row(str(count), f"{1e6 * unit:.3g} us", *(_times(one / unit) for one in ratios))
     return table
 
 
