@@ -49,6 +49,7 @@ DOORS = {
         "bwexporter.config",
         "bwexporter.control",
         "bwexporter.planned",
+        "bwexporter.schema",
         "bwexporter.settings",
         "bwexporter.slices",
         "bwexporter.sources",

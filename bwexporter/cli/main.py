@@ -22,6 +22,7 @@ from bwexporter.cli.completing import completion
 from bwexporter.cli.link import link
 from bwexporter.cli.manual import manual
 from bwexporter.cli.options import CONFIG, as_json_option, ask_option, config_option
+from bwexporter.cli.schemas import schema
 from bwexporter.cli.tree import plan, tree
 from bwexporter.errors import BwexporterError, ConfigError
 
@@ -174,6 +175,7 @@ cli.add_command(apmon)
 cli.add_command(completion)
 cli.add_command(link)
 cli.add_command(manual)
+cli.add_command(schema)
 cli.add_command(past.history)
 cli.add_command(past.why)
 for by_hand in (hand.slice_group, hand.freeze, hand.full_rates, hand.thaw):
