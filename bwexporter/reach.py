@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bwexporter.core.lanes import Lane, Snapshot, Traffic
+from bwexporter.core.lanes import I8, Lane, Snapshot, Traffic
 from bwexporter.kernel.claims import Claim, Reasons, explain
 from bwexporter.kernel.probe import SMALLEST_BYTES, Probe
 from bwexporter.kernel.rules import Rules, handle_text
@@ -148,8 +148,16 @@ def _place(handle: int | None, lanes: Mapping[int, Lane]) -> str:
 class _Levels(NamedTuple):
     """What classes without children have counted and queued, and how many packets their queues had no room for."""
 
-    arrived_bytes: Mapping[int, int]
-    dropped_packets: Mapping[int, int]
+    handle: I8  # ascending
+    arrived_bytes: I8
+    dropped_packets: I8
+
+    def of(self, handle: int) -> tuple[int, int]:
+        """Return what a class has counted and dropped; nothing where there is none."""
+        at = int(np.searchsorted(self.handle, handle))
+        if at == len(self.handle) or self.handle[at] != handle:
+            return 0, 0
+        return int(self.arrived_bytes[at]), int(self.dropped_packets[at])
 
 
 class _Search:
@@ -208,22 +216,20 @@ class _Search:
                 break
             time.sleep(_PAUSE_SECONDS)
         elsewhere = [
-            other for other in now.arrived_bytes if _grown(before, now, other) - probe.ip_bytes in _LINK_HEADERS
+            other for other in now.handle.tolist() if _grown(before, now, other) - probe.ip_bytes in _LINK_HEADERS
         ]
         return _Landing(elsewhere[0] if len(elsewhere) == 1 else None)
 
     def _levels(self) -> _Levels:
         snapshot = self._look()
         leaves = ~np.isin(snapshot.classes.handle, snapshot.classes.parent)
-        handles = snapshot.classes.handle[leaves].tolist()
-        arrived = (snapshot.counts.sent_bytes + snapshot.backlog_bytes)[leaves].tolist()
-        dropped = snapshot.counts.dropped_packets[leaves].tolist()
-        return _Levels(dict(zip(handles, arrived, strict=True)), dict(zip(handles, dropped, strict=True)))
+        arrived = (snapshot.counts.sent_bytes + snapshot.backlog_bytes)[leaves]
+        return _Levels(snapshot.classes.handle[leaves], arrived, snapshot.counts.dropped_packets[leaves])
 
 
 def _grown(before: _Levels, now: _Levels, handle: int) -> int:
-    return now.arrived_bytes.get(handle, 0) - before.arrived_bytes.get(handle, 0)
+    return now.of(handle)[0] - before.of(handle)[0]
 
 
 def _dropped(before: _Levels, now: _Levels, handle: int) -> bool:
-    return now.dropped_packets.get(handle, 0) != before.dropped_packets.get(handle, 0)
+    return now.of(handle)[1] != before.of(handle)[1]

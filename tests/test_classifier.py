@@ -173,6 +173,33 @@ def test_few_lengths_of_prefixes_have_a_map_each_and_many_are_intervals() -> Non
     assert [place for place in many.maps if place.startswith("prefixes")] == ["prefixes4"]
 
 
+def test_a_packet_passes_the_same_rules_among_ten_slices_and_ten_thousand() -> None:
+    """Only maps grow, and of those that are looked up for every packet only ranges of users are not hashed."""
+
+    def many(count: int) -> Rules:
+        return rules(
+            *(
+                Claim(
+                    f"s{at}",
+                    A + at,
+                    0x18001 + at,
+                    mark=at + 1,
+                    cgroup=f"tenants/s{at}",
+                    prefixes=networks(
+                        f"10.{at >> 8}.{at & 255}.0/24", f"10.{at >> 8}.{at & 255}.7", f"fd00:{at:x}::/32"
+                    ),
+                    uids=((20_000 + at,) * 2, (100_000 + 10 * at, 100_005 + 10 * at)),
+                )
+                for at in range(count)
+            )
+        )
+
+    few, lots = many(10), many(10_000)
+    assert few.frame == lots.frame
+    intervals = {place for place, lines in lots.frame.items() if "flags interval" in lines}
+    assert intervals == {"netdev map uid_ranges", "netdev set exempt4", "netdev set exempt6"}
+
+
 def test_single_addresses_stand_beside_the_prefixes_they_are_in() -> None:
     """One slice more is one element more."""
     found = rules(
