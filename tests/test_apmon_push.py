@@ -104,6 +104,15 @@ class TestRows:
 
         assert {f"normal_{name}" for name in {*FIGURES, "verdict"} - left_out} == set(stored)
 
+    def test_a_slice_is_one_datagram(self) -> None:
+        """With all figures of both traffics, so that the rate is one of slices."""
+        lanes = [LaneFigures("princeton_codeen", traffic, seconds_to_threshold=1.0) for traffic in Traffic]
+        rows = _rows(report(device_report(lanes)))
+        message = rows.message(rows.places[0])
+
+        assert message
+        assert 1 == len(message.bodies("a password", 1440)[0])
+
     def test_a_device_that_could_not_be_read_is_not_told_again(self) -> None:
         """Its figures are those of an earlier turn."""
         good, bad = device_report([LaneFigures("a")]), device_report([LaneFigures("b")], device="eth1", trouble="gone")

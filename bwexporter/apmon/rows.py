@@ -25,6 +25,7 @@ BREATH_SECONDS = 0.0001  # a turn that waits for the interpreter gets it meanwhi
 Column = NDArray[Any]
 Place = tuple[str, str]
 
+# As many as fit one datagram for both traffics of a slice.
 FIGURES: Mapping[str, Callable[[DeviceReport], Column]] = {
     "sent_bytes": lambda device: device.ledger.accounts.sent_bytes,
     "sent_packets": lambda device: device.ledger.accounts.sent_packets,
@@ -37,7 +38,6 @@ FIGURES: Mapping[str, Callable[[DeviceReport], Column]] = {
     "threshold_bytes": lambda device: device.verdicts.threshold_bytes,
     "period_end": lambda device: device.ledger.accounts.period_end_at + device.ledger.wall_offset_seconds,
     "full_rate_bytes_per_second": lambda device: device.tariffs.full_bytes_per_second,
-    "guarantee_bytes_per_second": lambda device: device.verdicts.guarantee_bytes_per_second,
     "ceiling_bytes_per_second": lambda device: device.enforced_ceiling_bytes_per_second,
     "intended_ceiling_bytes_per_second": lambda device: device.verdicts.ceiling_bytes_per_second,
     "capped": lambda device: device.verdicts.capped.astype(np.int64),
