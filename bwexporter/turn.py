@@ -175,6 +175,7 @@ class Desk:
     told_of: tuple[Lane, ...] = ()  # lanes whose guarantees were looked at, and the parts that were told as admitted
     told_parts: F8 = field(default_factory=lambda: np.empty(0))
     told_frame: policy.Frame | None = None
+    building: bool = False  # the tree is being built, over several turns where it is large
     cut: bool = False  # the last act left changes to further turns, and did some
 
 
@@ -561,7 +562,11 @@ class Turns:
             if work.changes.drift.any() or work.outcomes.errno.any():
                 # Of removed slices too, while their classes live.
                 row_of = dict(zip(counters.handle.tolist(), counters.account.tolist(), strict=True))
-            told, desk.refused = events.of_outcomes(desk.ledger, work.changes, work.outcomes, row_of, told=desk.refused)
+            desk.building |= work.changes.build_tree
+            told, desk.refused = events.of_outcomes(
+                desk.ledger, work.changes, work.outcomes, row_of, told=desk.refused, building=desk.building
+            )
+            desk.building &= desk.cut
             self._note(told)
         if accounts is not desk.ledger.accounts:
             desk.ledger = replace(desk.ledger, accounts=accounts)

@@ -8,6 +8,7 @@ import numpy as np
 
 from bwexporter.core import plan
 from bwexporter.core.lanes import DEFAULT_SLICE, Act, Changes, Traffic
+from bwexporter.core.report import EventKind
 from bwexporter.turn import FIRST_MADE, Pace
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node
@@ -75,6 +76,29 @@ def test_after_a_loss_who_sent_of_late_comes_first() -> None:
     node.turn()
     assert late in handles(node)
     assert len(handles(node)) == 50
+
+
+def test_a_deleted_tree_is_told_once_and_not_for_each_of_its_classes() -> None:
+    """However many turns it takes to build it anew; every class is counted as repaired."""
+    node = many()
+    node.turn()
+    finish(node)
+    node.pass_seconds(10.0)
+    node.turn()
+    node.kernel.delete_root(DEVICE)
+    node.turns.desks[DEVICE].most_made = 300
+    told, drifts = [], 0
+    for _ in range(6):
+        node.pass_seconds(1.0)
+        report = node.whole_turn()
+        told += [event.kind for event in report.events]
+        drifts += int(report.devices[0].changes.drift.sum())
+    assert told.count(EventKind.TREE_ENDED) == 1
+    assert EventKind.DRIFT not in told
+    assert drifts == 3 + 2 * (SLICES + 2)
+    node.kernel.delete_class(DEVICE, node.class_of("s1"))
+    node.pass_seconds(1.0)
+    assert [event.kind for event in node.whole_turn().events].count(EventKind.DRIFT) == 1
 
 
 def test_a_drift_that_waits_is_counted_once() -> None:

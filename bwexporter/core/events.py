@@ -14,7 +14,20 @@ from dataclasses import replace
 import numpy as np
 
 from bwexporter.core.accounting import Count
-from bwexporter.core.lanes import F8, I8, UNLIMITED, Accounts, Act, Changes, Ledger, Outcomes, Reason, Tariffs, Verdicts
+from bwexporter.core.lanes import (
+    B1,
+    F8,
+    I8,
+    UNLIMITED,
+    Accounts,
+    Act,
+    Changes,
+    Ledger,
+    Outcomes,
+    Reason,
+    Tariffs,
+    Verdicts,
+)
 from bwexporter.core.report import Event, EventKind
 
 Refusal = tuple[int, int, int]
@@ -131,14 +144,17 @@ def of_outcomes(
     lane_of_handle: dict[int, int],
     *,
     told: frozenset[Refusal],
+    building: bool = False,
 ) -> tuple[tuple[Event, ...], frozenset[Refusal]]:
     """Tell drift that was repaired and changes that were refused; `lane_of_handle` is a class's row in the ledger.
 
-    A refused change is asked for again each turn, and told again only where the refusal is another one than those that
-    `told` holds. Returns the events and the refusals of this turn.
+    `building` says that a tree is being built anew, in this turn or since an earlier one: that is told as such, not
+    once more for each of its classes. A refused change is asked for again each turn, and told again only where the
+    refusal is another one than those that `told` holds. Returns the events and the refusals of this turn.
     """
     refused = _refusals(changes, outcomes)
-    found = tuple(_of_outcomes(ledger, changes, outcomes, lane_of_handle, refused - told))
+    drift = changes.drift & (not (building or changes.build_tree))
+    found = tuple(_of_outcomes(ledger, changes, outcomes, lane_of_handle, refused - told, drift))
     return found, refused
 
 
@@ -156,13 +172,12 @@ def _of_outcomes(
     outcomes: Outcomes,
     lane_of_handle: dict[int, int],
     to_tell: frozenset[Refusal],
+    drift: B1,
 ) -> Iterator[Event]:
     at, device = ledger.at.wall_seconds, ledger.device
     if (_BUILD_TREE, 0, outcomes.tree_errno) in to_tell:
         inputs = {"act": "build the tree", "outcome": _name(outcomes.tree_errno)}
         yield Event(at, EventKind.REFUSED, device, None, inputs)
-    # A tree that is built anew is told as such, not once more for each of its classes.
-    drift = changes.drift & (not changes.build_tree)
     for row in np.flatnonzero(drift | (outcomes.errno != 0)).tolist():
         act, handle, refused = int(changes.act[row]), int(changes.classes.handle[row]), int(outcomes.errno[row])
         if refused and (act, handle, refused) not in to_tell:
