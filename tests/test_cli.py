@@ -27,7 +27,7 @@ from tests.servers import Server as SlicesServer
 from tests.web import Facts, app_of
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
-COMMANDS = ("run", "check", "slices", "status", "demo")
+COMMANDS = ("run", "check", "slices", "status", "plan", "tree", "demo")
 MEGABYTE = 1_000_000
 
 

@@ -45,7 +45,7 @@ def plan(config_path: Path, *, as_json: bool, take_over: bool) -> None:
     building.plan(config_path, as_json=as_json, take_over=take_over)
 
 
-@tree.command()
+@tree.command(short_help="Build or complete the tree of each device.")
 @config_option
 @as_json_option
 @_take_over
@@ -59,7 +59,7 @@ def build(config_path: Path, *, as_json: bool, take_over: bool) -> None:
     sys.exit(building.build(config_path, as_json=as_json, take_over=take_over))
 
 
-@tree.command()
+@tree.command(short_help="Take away trees and the classifier's tables.")
 @config_option
 def remove(config_path: Path) -> None:
     """Take away the tree of each device and the classifier's tables, without asking.
