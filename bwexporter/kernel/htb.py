@@ -386,27 +386,27 @@ class Device:
 
     def _send_leaves(self, classes: Classes, rows: I8, handles: list[int], flags: int) -> NDArray[np.int32]:
         """Make or change the queues of rows; the first that is made finds out which kind this kernel has."""
-        if not self._leaf_kind and len(rows) > 1:
-            first = self._send_leaves(classes, rows[:1], handles[:1], flags)
-            return np.concatenate([first, self._send_leaves(classes, rows[1:], handles[1:], flags)])
-        refused = np.empty(0, np.int32)
-        for kind in [self._leaf_kind] if self._leaf_kind else wire.LEAF_KINDS:
-            first_seq = self._requests.reserve(len(rows))
-            data = wire.encode_leaves(
-                kind,
-                classes.handle[rows].tolist(),
-                handles,
-                classes.ceiling_bytes_per_second[rows],
-                flags=flags,
-                ifindex=self._ifindex,
-                first_seq=first_seq,
-                batch=self._requests.batch,
-            )
-            refused, _ = self._requests.exchange(data, len(rows), first_seq)
-            if not refused.any():
-                self._leaf_kind = kind
+        if self._leaf_kind:
+            return self._send_leaves_of(self._leaf_kind, classes, rows, handles, flags)
+        kind, first = "", np.ones(1, np.int32)
+        for kind in wire.LEAF_KINDS:
+            first = self._send_leaves_of(kind, classes, rows[:1], handles[:1], flags)
+            if not first.any():
+                self._leaf_kind = kind if flags & wire.NLM_F_CREATE else ""
                 break
-        return refused
+        return np.concatenate([first, self._send_leaves_of(kind, classes, rows[1:], handles[1:], flags)])
+
+    def _send_leaves_of(
+        self, kind: str, classes: Classes, rows: I8, handles: list[int], flags: int
+    ) -> NDArray[np.int32]:
+        if not len(rows):
+            return np.empty(0, np.int32)
+        first_seq, batch = self._requests.reserve(len(rows)), self._requests.batch
+        parents, ceilings = classes.handle[rows].tolist(), classes.ceiling_bytes_per_second[rows]
+        data = wire.encode_leaves(
+            kind, parents, handles, ceilings, flags=flags, ifindex=self._ifindex, first_seq=first_seq, batch=batch
+        )
+        return self._requests.exchange(data, len(rows), first_seq)[0]
 
     def _leaf_handle(self, taken: set[int]) -> int:
         """Return the next handle that is not taken: round and round, so that one comes again as late as possible."""

@@ -39,7 +39,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """Return the daemon, which these tests share."""
     with Room() as room, Program(room, tmp_path_factory.mktemp("repair"), CONFIG, SLICES) as made:
         made.start()
-        wait_for(lambda: handle_of(2, "exempt") in room.classes(), what="the tree")
+        wait_for(lambda: handle_of(2, "exempt") in room.classes(), seconds=30, what="the tree")
         yield made
 
 
@@ -67,8 +67,8 @@ def test_drift_is_repaired_at_once_and_counted(program: Program, kind: str) -> N
     traffic.send(("ann", "normal"), handle_of(1), 10)
     before, drifts = settings(program), program.said().count("WARNING drift")
     program.room.run(DRIFTS[kind])
-    wait_for(lambda: settings(program) == before, what="the repair")
-    wait_for(lambda: program.said().count("WARNING drift") == drifts + 1, what="the event")
+    wait_for(lambda: settings(program) == before, seconds=30, what="the repair")
+    wait_for(lambda: program.said().count("WARNING drift") == drifts + 1, seconds=30, what="the event")
 
 
 def test_a_class_below_a_wrong_parent_is_moved(program: Program) -> None:
@@ -76,14 +76,14 @@ def test_a_class_below_a_wrong_parent_is_moved(program: Program) -> None:
     before = settings(program)
     program.room.run("tc class del dev v0 classid 1:1002")
     program.room.run("tc class add dev v0 parent 1:20 classid 1:1002 htb rate 1mbit")
-    wait_for(lambda: settings(program) == before, what="the move")
+    wait_for(lambda: settings(program) == before, seconds=30, what="the move")
 
 
 def test_an_orphan_is_removed(program: Program) -> None:
     """A class where lanes stand that belongs to no slice."""
     before = settings(program)
     program.room.run("tc class add dev v0 parent 1:10 classid 1:1777 htb rate 1mbit")
-    wait_for(lambda: settings(program) == before, what="the removal")
+    wait_for(lambda: settings(program) == before, seconds=30, what="the removal")
 
 
 def test_a_deleted_tree_is_built_at_once_and_accounts_go_on(program: Program) -> None:
@@ -92,7 +92,7 @@ def test_a_deleted_tree_is_built_at_once_and_accounts_go_on(program: Program) ->
     before = settings(program)
     traffic.send(("bob", "normal"), handle_of(2), 30)
     program.room.run("tc qdisc del dev v0 root")
-    wait_for(lambda: settings(program) == before, what="the tree")
+    wait_for(lambda: settings(program) == before, seconds=30, what="the tree")
     traffic.send(("bob", "normal"), handle_of(2), 12)
     assert used_bytes(program) == used + 42_000
 
@@ -108,12 +108,12 @@ def test_a_device_that_vanishes_and_returns_is_picked_up_again(program: Program)
     """With its tree; while it is away nothing is looked for in a busy loop."""
     before = settings(program)
     program.room.run("ip link del v0")
-    wait_for(lambda: "v0 is not there" in program.said(), what="the trouble")
+    wait_for(lambda: "v0 is not there" in program.said(), seconds=30, what="the trouble")
     quiet = len(program.said())
     time.sleep(1)
     assert program.said()[quiet:].count("is not there") <= 1
     program.room.lay_cable()
-    wait_for(lambda: settings(program) == before, what="the tree")
+    wait_for(lambda: settings(program) == before, seconds=30, what="the tree")
 
 
 def test_what_happens_on_other_devices_calls_for_no_look(program: Program) -> None:
