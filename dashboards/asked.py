@@ -73,6 +73,14 @@ def line_filled(selector: str) -> str:
     )
 
 
+def capped(selector: str) -> str:
+    """Return 1 or 0 for each lane that is enforced: what is judged in shadow is not capped."""
+    return (
+        f"(bwexporter_slice_capped{{{selector}}}"
+        f" unless on (job, instance, device, slice, traffic) bwexporter_slice_shadow{{{selector}}} == 1)"
+    )
+
+
 def only_capped(expression: str, selector: str) -> str:
     """Return an expression of lanes for those that are capped."""
-    return f"{expression} and on (job, instance, device, slice, traffic) bwexporter_slice_capped{{{selector}}} == 1"
+    return f"{expression} and on (job, instance, device, slice, traffic) ({capped(selector)} == 1)"

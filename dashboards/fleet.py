@@ -18,6 +18,7 @@ from dashboards.asked import (
     TARGET,
     bits_sent,
     cap_filled,
+    capped,
     only_capped,
 )
 from dashboards.grafana import BAD, CAPPED, GOOD, Column, Json, Key, Looks, Query, link
@@ -56,7 +57,7 @@ def _now() -> list[Json]:
         grafana.stat(
             "Capped",
             "Lanes that are held below their full rate because of what they have used.",
-            [Query(f"sum(bwexporter_slice_capped{{{TARGET}}})")],
+            [Query(f"sum({capped(TARGET)}) or vector(0)")],
             "none",
             Looks(steps=[(None, GOOD), (1, CAPPED)]),
         ),
@@ -104,7 +105,7 @@ def _next() -> list[Json]:
     rate = f"rate(bwexporter_slice_sent_bytes_total{lane}[$__range])"
     threshold_bytes = f"(bwexporter_slice_period_threshold_bytes{lane} < +Inf)"
     coming = f"max by (slice) (({used} + {rate} * {left}) / {threshold_bytes})"
-    capped = (
+    figures = (
         ("Used", used, "decbytes"),
         ("Allowance", f"bwexporter_slice_period_allowance_bytes{lane}", "decbytes"),
         ("Ceiling", f"8 * bwexporter_slice_ceiling_bytes_per_second{lane}", "bps"),
@@ -120,7 +121,7 @@ def _next() -> list[Json]:
                 Key("device", "Device", width=80),
                 Key("traffic", "Traffic", width=80),
             ],
-            [Column(name, only_capped(expression, TARGET), unit, width=95) for name, expression, unit in capped],
+            [Column(name, only_capped(expression, TARGET), unit, width=95) for name, expression, unit in figures],
             size=(14, 10),
             sort="Free in",
         ),
@@ -152,7 +153,7 @@ def _nodes() -> list[Json]:
                 Column("Last turn", turn_age, "s", [(None, GOOD), (_STALE, BAD)]),
                 Column("Saved", saved_age, "s", [(None, GOOD), (not_saved, BAD)]),
                 Column("Lanes", f"count by (instance) (bwexporter_slice_capped{{{TARGET}}})", "none"),
-                Column("Capped", f"sum by (instance) (bwexporter_slice_capped{{{TARGET}}})", "none"),
+                Column("Capped", f"sum by (instance) ({capped(TARGET)})", "none"),
                 Column("Sending", bits_sent("instance", TARGET), "bps"),
                 Column("Cap filled", cap_filled(TARGET), "percentunit", [(None, GOOD), (_FULL, BAD)]),
             ],

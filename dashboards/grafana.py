@@ -90,7 +90,9 @@ def stat(
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "textMode": "auto",
     }
-    return _panel("stat", title, text, size, [_target(one, n) for n, one in enumerate(queries)], defaults, options)
+    # Asked for now alone: over a range, the last value of a series that has ended would stay.
+    targets = [_target(one, number, instant=True) for number, one in enumerate(queries)]
+    return _panel("stat", title, text, size, targets, defaults, options)
 
 
 def timeseries(

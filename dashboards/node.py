@@ -17,6 +17,7 @@ from dashboards.asked import (
     TARGET,
     bits_sent,
     cap_filled,
+    capped,
     line_filled,
 )
 from dashboards.grafana import BAD, CAPPED, GOOD, Column, Json, Key, Looks, Query, link
@@ -76,7 +77,7 @@ def _now() -> list[Json]:
         grafana.stat(
             "Capped",
             "Lanes that are held below their full rate because of what they have used.",
-            [Query(f"sum(bwexporter_slice_capped{{{TARGET}}})")],
+            [Query(f"sum({capped(TARGET)}) or vector(0)")],
             "none",
             Looks(steps=[(None, GOOD), (1, CAPPED)]),
             size=size,
@@ -153,7 +154,7 @@ def _slices() -> Json:
                 "percentunit",
                 [(None, GOOD), (1, CAPPED)],
             ),
-            Column("Capped", f"bwexporter_slice_capped{lane}", names=IS_CAPPED, width=90),
+            Column("Capped", capped(TARGET), names=IS_CAPPED, width=90),
             Column("Ceiling", f"8 * bwexporter_slice_ceiling_bytes_per_second{lane}", "bps"),
             Column("Full rate", f"8 * bwexporter_slice_full_rate_bytes_per_second{lane}", "bps"),
             Column("Period ends in", f"bwexporter_slice_period_end_timestamp_seconds{lane} - time()", "s"),

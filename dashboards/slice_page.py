@@ -19,6 +19,7 @@ from dashboards.asked import (
     TARGET,
     bits_sent,
     cap_filled,
+    capped,
     only_capped,
 )
 from dashboards.grafana import BAD, CAPPED, GOOD, PLAIN, Column, Json, Key, Looks, Query, link
@@ -29,7 +30,12 @@ _FULL = threshold("BwexporterNodeCapSaturated")
 _SLICE = grafana.variable(
     "slice", "Slice", 'label_values(bwexporter_slice_capped{job=~"$job"}, slice)', several=False, all_of_them=False
 )
-_STATES = {0.0: ("full rate", GOOD), 1.0: ("capped", CAPPED), 2.0: ("allowance spent", BAD)}
+_STATES = {
+    0.0: ("full rate", GOOD),
+    1.0: ("capped", CAPPED),
+    2.0: ("allowance spent", BAD),
+    3.0: ("held by hand", CAPPED),
+}
 _LANE = f"{{{LANE}}}"
 _USED = f"bwexporter_slice_period_used_bytes{_LANE}"
 _ALLOWANCE = f"bwexporter_slice_period_allowance_bytes{_LANE}"
@@ -49,11 +55,14 @@ def slice_page() -> Json:
 
 def _now() -> list[Json]:
     size = (4, 5)
-    state = f"bwexporter_slice_capped{_LANE} + (({_USED} >= bool {_ALLOWANCE}) * bwexporter_slice_capped{_LANE})"
+    spent = f"({_USED} >= bool {_ALLOWANCE})"
+    by_hand = f'bwexporter_slice_hand_until_timestamp_seconds{{{LANE}, action="cap"}}'
+    unenforced = f"0 * (bwexporter_slice_shadow{_LANE} == 1)"
+    state = f"3 * ({by_hand} > bool time()) or {capped(LANE)} * (1 + {spent}) or {unenforced}"
     return [
         grafana.stat(
             "State",
-            "The worst of all nodes. Capped: below the full rate, because the threshold was passed.",
+            "The worst of all nodes. Capped: the threshold was passed. Held by hand: an operator has said so.",
             [Query(f"max by (traffic) ({state})", "{{traffic}}")],
             "none",
             Looks(names=_STATES),
@@ -145,7 +154,7 @@ def _nodes() -> Json:
             Column("Threshold", f"{_THRESHOLD} < +Inf", "decbytes"),
             Column("Allowance", f"{_ALLOWANCE} < +Inf", "decbytes"),
             Column("Of the threshold", f"{_USED} / {_THRESHOLD}", "percentunit", [(None, GOOD), (1, CAPPED)]),
-            Column("Capped", f"bwexporter_slice_capped{_LANE}", names=IS_CAPPED, width=90),
+            Column("Capped", capped(LANE), names=IS_CAPPED, width=90),
             Column("Ceiling", _CEILING, "bps"),
             Column("Full rate", _FULL_RATE, "bps"),
             Column("Period ends in", _ENDS_IN, "s"),

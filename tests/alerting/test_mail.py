@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,16 @@ import pytest
 
 from tests.alerting.mailbox import Mail, Mailbox
 from tests.alerting.servers import Chain
-from tests.kernel.daemon_rig import Program, Room, Traffic, handle_of, skip_where_no_room_can_be_made, wait_for
+from tests.kernel.daemon_rig import (
+    HEADER_BYTES,
+    PACKET_BYTES,
+    Program,
+    Room,
+    Traffic,
+    handle_of,
+    skip_where_no_room_can_be_made,
+    wait_for,
+)
 from tests.test_dashboards import BOARDS, filled
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
@@ -58,15 +67,24 @@ class Site:
         )
         return self.mailbox.to(recipient)
 
-    def let_pass(self, evaluations: int = 8) -> None:
+    def let_pass(self, evaluations: int = 6) -> None:
         """Let Prometheus evaluate its rules so many times, and Alertmanager act on it."""
         for _ in range(evaluations):
             before = self._evaluated_at()
             wait_for(lambda before=before: self._evaluated_at() != before, seconds=30, what="an evaluation")
 
+    def used_bytes(self) -> int:
+        """Return what all slices have used together."""
+        return sum(row["period_used_bytes"] for row in self.program.lanes().values())
+
     def owners(self) -> Counter[str]:
         """Count the mails of each recipient but the operators."""
         return Counter(one for mail in self.mailbox.mails for one in mail.recipients if one != OPERATORS)
+
+    def told_more_than(self, count: int) -> list[tuple[float, str]]:
+        """Return the mails, as (when, subject), of owners who got more than so many."""
+        too_often = {one for one, times in self.owners().items() if times > count}
+        return [(mail.at_seconds, mail.subject) for mail in self.mailbox.mails if too_often & set(mail.recipients)]
 
     def operators_heard(self, word: str) -> list[str]:
         """Return the subjects of operators' mails with a word in them."""
@@ -197,16 +215,20 @@ def test_of_300_slices_capped_at_once_each_owner_hears_once(tmp_path: Path) -> N
     wide, narrow = ({**UNLIMITED, "allowance": volume, "threshold": "50%"} for volume in ("1GB", "40kB"))
     with site(tmp_path, slices, interval="1s", defaults={"normal": wide, "exempt": UNLIMITED}) as here:
         for one in slices:
-            here.send(one["name"], one["id"], 30)
-        here.program.turn()
+            with closing(here.traffic.socket(handle_of(one["id"]))) as sender:
+                for _ in range(30):
+                    sender.send(bytes(PACKET_BYTES - HEADER_BYTES))
+        everything = many * 30 * PACKET_BYTES
+        wait_for(lambda: here.used_bytes() == everything, seconds=PATIENCE_SECONDS, what="the last packets")
 
         here.program.write_config({**CONFIG, "interval": "1s", "defaults": {"normal": narrow, "exempt": UNLIMITED}})
         everybody = {alias(one["name"]) for one in slices}
         wait_for(lambda: set(here.owners()) == everybody, seconds=PATIENCE_SECONDS, what="a mail to each")
         here.let_pass()
-        assert set(here.owners().values()) == {1}
+        assert here.told_more_than(1) == []
 
         here.program.write_config({**CONFIG, "interval": "1s", "defaults": {"normal": wide, "exempt": UNLIMITED}})
         wait_for(lambda: here.owners().total() >= 2 * many, seconds=PATIENCE_SECONDS, what="a second mail to each")
         here.let_pass()
+        assert here.told_more_than(2) == []
         assert here.owners() == dict.fromkeys(everybody, 2)
