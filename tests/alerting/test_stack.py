@@ -95,6 +95,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,  # a terminal's Ctrl-C reaches every process of the group
     )
     try:
         yield Stack(process, scratch)
@@ -148,7 +149,7 @@ class TestStack:
         family = stack.family()
         assert len(family) >= 6
 
-        stack.process.send_signal(signal.SIGINT)
+        os.killpg(stack.process.pid, signal.SIGINT)
         assert stack.process.wait(timeout=40) == 0
         assert [] == list(stack.scratch.iterdir())
         wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in family), what="the end of its processes")
