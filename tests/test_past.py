@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +16,10 @@ from bwexporter.core.periods import Rolling
 from bwexporter.core.report import Event, EventKind, Report
 from bwexporter.state import open_state
 from bwexporter.telling import sentence
-from bwexporter.web.app import build_app
 from bwexporter.web.listening import bind
-from bwexporter.web.server import Server
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node
+from tests.web import Facts, serving
 
 MEGABYTE = 1_000_000
 Bwexporter = Callable[..., tuple[int, str, str]]
@@ -130,15 +127,13 @@ def kept(config: Path, lived: tuple[list[Event], Report]) -> Path:
 
 
 @pytest.fixture
-def told(lived: tuple[list[Event], Report]) -> Iterator[str]:
-    """The URL of a bwexporter that has told the last report."""
-    with contextlib.closing(bind("127.0.0.1:0")) as listening:
-        exposed = type("Exposed", (), {"text": b"", "gzip": gzip.compress(b"")})()
-        app = build_app(exposition=lambda: exposed, last_report=lambda: lived[1], ready=lambda: (True, "Turns run."))
-        server = Server(app, [listening])
-        server.start()
-        yield "http://{}:{}".format(*listening.getsockname())
-        server.stop()
+def told(lived: tuple[list[Event], Report], tmp_path: Path) -> Iterator[str]:
+    """The URL of a bwexporter that has told the last report, and keeps the events."""
+    state = open_state(tmp_path / "told.db", now_wall_seconds=lived[0][0].at_wall_seconds)
+    assert state.save([], lived[0], lived[0][-1].at_wall_seconds, save_wait_seconds=20).saved
+    with serving(Facts(state, report=lived[1]), bind("127.0.0.1:0")) as url:
+        yield url
+    state.close()
 
 
 def test_every_kind_of_event_that_was_lived_through_has_a_sentence_of_its_own(
@@ -227,15 +222,15 @@ def test_since_is_a_duration_or_a_time() -> None:
     assert parse_since("1970-01-02 00:00+00:00", 0.0) == 86_400.0
 
 
-def test_why_says_the_rule_the_order_and_since_when(bwexporter: Bwexporter, kept: Path, told: str) -> None:
-    """From the running program and the state file together."""
-    code, out, err = bwexporter("why", "ann", "--config", str(kept), "--url", told)
-    assert (code, "no bwexporter" in err or "404" in err) == (1, True)  # this one has no history to ask for
-
+@pytest.mark.parametrize("asked", [True, False], ids=["of the program", "of the state file"])
+def test_why_says_the_rule_the_order_and_since_when(
+    bwexporter: Bwexporter, kept: Path, told: str, *, asked: bool
+) -> None:
+    """The program says what is, and either of them since when."""
     kept.write_text(kept.read_text() + f"web: {{listen: ['{told.removeprefix('http://')}']}}\n")
-    code, out, _ = bwexporter("why", "ann", "--config", str(kept))
+    code, out, _ = bwexporter("why", "ann", "--config", str(kept), *(["--url", told] if asked else []))
 
-    lines = out.splitlines()
+    lines = [line for line in out.splitlines() if "Outlook" not in line]
     assert code == 0
     assert lines[0].startswith("eth0 ann normal: Capped by hand at 200kbit")
     assert lines[1].startswith("  By hand, cap at 200kbit until ")
@@ -243,6 +238,15 @@ def test_why_says_the_rule_the_order_and_since_when(bwexporter: Bwexporter, kept
     assert "top-up of 20.0 MB in this period until" in lines[2]
     assert lines[3].startswith("  Since 20")
     assert lines[4].startswith("eth0 ann exempt: Within its volume")
+
+
+def test_why_looks_ahead(bwexporter: Bwexporter, kept: Path, told: str) -> None:
+    """Nothing was sent of late, and nobody has watched an earlier period."""
+    kept.write_text(kept.read_text() + f"web: {{listen: ['{told.removeprefix('http://')}']}}\n")
+
+    _, out, _ = bwexporter("why", "ann", "--config", str(kept))
+
+    assert "  Outlook: going on as of late, it will have used 0 B of 120 MB when its period ends." in out.splitlines()
 
 
 def test_why_as_json_has_the_event(bwexporter: Bwexporter, kept: Path, told: str) -> None:

@@ -23,7 +23,7 @@ from bwexporter.state import books, copies, schema, use
 from bwexporter.state.pack import Damaged
 from bwexporter.state.saver import SaveOutcome, Saver
 
-__all__ = ["NOTHING_SAVED", "SaveOutcome", "State", "open_state", "peek", "read_events"]
+__all__ = ["NOTHING_SAVED", "SaveOutcome", "State", "open_state", "peek", "read_events", "read_use"]
 
 USE_LIMIT_BYTES = 256_000_000
 NOTHING_SAVED = books.Contents({}, {}, None)
@@ -67,6 +67,15 @@ def read_events(path: Path, since: float, until: float, slice_name: str | None, 
     Raise StateRefused where it cannot be read.
     """
     return _asked(path, lambda connection: books.read_events(connection, since, until, slice_name, limit))
+
+
+def read_use(path: Path, lane: Lane, since: float, until: float, step: int) -> dict[int, int]:
+    """Return what a lane sent by start of each span of `step` seconds; another process may have the file.
+
+    As of `State.use`, which says what a step may be. Raise StateRefused where it cannot be read.
+    """
+    first = int(since // step) * step
+    return _asked(path, lambda connection: books.read_use(connection, lane, first, until, step))
 
 
 def _asked(path: Path, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:

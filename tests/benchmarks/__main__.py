@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.benchmarks import goals, ground, packets, shaping, table, traffic
+from tests.benchmarks import foresight, goals, ground, packets, shaping, table, traffic
 from tests.benchmarks.measure import Bench, Results
 
 SIZES = "100,1000,10000"
@@ -41,11 +41,13 @@ def main() -> int:
             figures = shaping.measure(-(-arguments.rounds // 3), bench.say)
             costs = packets.measure(Path(name), arguments.rounds, bench.say)
     reached = [*goals.reached(bench.results), *traffic.goals(figures, costs)]
+    outlooks = foresight.measure()
+    foresight.show(console, outlooks)
     traffic.show(console, figures, costs)
     table.show(console, ground.machine(), bench.results, reached, sizes)
     if arguments.json:
         contents = table.as_json(ground.machine(), bench.results, reached, arguments.rounds)
-        contents |= traffic.as_json(figures, costs)
+        contents |= traffic.as_json(figures, costs) | foresight.as_json(outlooks)
         arguments.json.write_text(json.dumps(contents, indent=1))
     return 0
 
