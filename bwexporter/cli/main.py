@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 
 from bwexporter import __version__
-from bwexporter.cli import asking, checking, effective, hand, live, past, running, showing, surface
+from bwexporter.cli import asking, checking, effective, hand, live, past, running, showing, surface, view
 from bwexporter.cli.apmon import apmon
 from bwexporter.cli.completing import completion
 from bwexporter.cli.link import link
@@ -111,9 +111,12 @@ def slices(slice_name: str | None, config_path: Path, *, ask: bool, as_json: boo
 @click.argument("slice_name", metavar="[SLICE]", required=False)
 @config_option
 @click.option("--url", help="Ask this bwexporter, as http://node1:10099, instead of the one of the configuration.")
-@click.option("--watch", is_flag=True, help="Draw it again every two seconds, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Follow it until q: sort, filter, rates, one slice in full.")
+@click.option("--sort", type=click.Choice(list(view.SORTS)), default="slice", help="With --watch: by what to begin.")
 @as_json_option
-def status(slice_name: str | None, config_path: Path, *, url: str | None, watch: bool, as_json: bool) -> None:
+def status(
+    slice_name: str | None, config_path: Path, *, url: str | None, watch: bool, sort: str, as_json: bool
+) -> None:
     """Show what a running bwexporter says: use, ceilings, verdicts.
 
     Asks its web server, which the configuration names (web.listen), so it works for any user, and with --url from any
@@ -122,7 +125,7 @@ def status(slice_name: str | None, config_path: Path, *, url: str | None, watch:
     """
     place = url or asking.url_of(config_path)
     if watch:
-        live.watch(place, slice_name)
+        live.watch(place, view.View(sort=sort, search=slice_name or ""))
         return
     answer = asking.slices(place)
     if slice_name is not None:

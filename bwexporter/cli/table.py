@@ -59,7 +59,7 @@ def lanes_table(answer: Mapping[str, Any], *, width: int, now_seconds: float, sl
     hold every column the least telling ones are left out, so that the others can be read.
     """
     table = Table(
-        title=_title(answer), title_justify="left", title_style="bold", expand=False, pad_edge=False, box=None
+        title=lanes_title(answer), title_justify="left", title_style="bold", expand=False, pad_edge=False, box=None
     )
     headings = [heading for heading in _COLUMNS if width >= _NEEDED_WIDTHS.get(heading, 0)]
     for heading in headings:
@@ -94,7 +94,8 @@ def _shown_rows(rows: Sequence[Mapping[str, Any]], slice_name: str | None) -> li
     return [row for row in rows if row["period_allowance_bytes"] is not None or row["period_used_bytes"]]
 
 
-def _title(answer: Mapping[str, Any]) -> Text:
+def lanes_title(answer: Mapping[str, Any]) -> Text:
+    """Return which node it is, and what is unusual about it."""
     title = Text(f"{answer['node']}")
     if not answer["enforcing"]:
         title.append("  shadow: judged, not enforced", style="yellow")
@@ -116,10 +117,15 @@ def _cells(row: Mapping[str, Any], now_seconds: float, bar_cells: int) -> list[T
         "no limit" if row["period_allowance_bytes"] is None else print_volume(row["period_allowance_bytes"]),
         Text("none" if ceiling is None else print_rate(ceiling), style="bold yellow" if lowered else ""),
         "no limit" if full is None else print_rate(full),
-        Text(verdict.replace("_", " "), style=_COLOURS.get(verdict, "")),
+        coloured(verdict),
         "-" if not to_threshold else print_duration(to_threshold),
         print_duration(max(0.0, row["period_end_timestamp_seconds"] - now_seconds)),
     ]
+
+
+def coloured(verdict: str) -> Text:
+    """Return a verdict as people read it."""
+    return Text(verdict.replace("_", " "), style=_COLOURS.get(verdict, ""))
 
 
 def _bar(row: Mapping[str, Any], cells: int) -> Text:
