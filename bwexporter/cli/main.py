@@ -112,7 +112,13 @@ def slices(slice_name: str | None, config_path: Path, *, ask: bool, as_json: boo
 @config_option
 @click.option("--url", help="Ask this bwexporter, as http://node1:10099, instead of the one of the configuration.")
 @click.option("--watch", is_flag=True, help="Follow it until q: sort, filter, rates, one slice in full.")
-@click.option("--sort", type=click.Choice(list(view.SORTS)), default="slice", help="With --watch: by what to begin.")
+@click.option(
+    "--sort",
+    type=click.Choice(list(view.SORTS)),
+    metavar="KEY",
+    default="slice",
+    help=f"With --watch: {', '.join(view.SORTS)}.",
+)
 @as_json_option
 def status(
     slice_name: str | None, config_path: Path, *, url: str | None, watch: bool, sort: str, as_json: bool
