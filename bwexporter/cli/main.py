@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 
 from bwexporter import __version__
-from bwexporter.cli import asking, checking, effective, hand, live, past, running, showing, surface, view
+from bwexporter.cli import asking, checking, effective, hand, live, past, replaying, running, showing, surface, view
 from bwexporter.cli.apmon import apmon
 from bwexporter.cli.completing import completion
 from bwexporter.cli.link import link
@@ -187,6 +187,7 @@ cli.add_command(manual)
 cli.add_command(schema)
 cli.add_command(past.history)
 cli.add_command(past.why)
+cli.add_command(replaying.replay)
 for by_hand in (hand.slice_group, hand.freeze, hand.full_rates, hand.thaw):
     cli.add_command(by_hand)
 cli.add_command(plan)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 HOUR_SECONDS = 3600.0
 PERSISTENCE_SECONDS = 3600.0
+_SOON_SECONDS = 1e-3  # time is divided by
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ def _ahead(
     for hour in range(math.ceil(max(remaining_seconds, 0.0) / HOUR_SECONDS)):
         since = hour * HOUR_SECONDS
         seconds = min(HOUR_SECONDS, remaining_seconds - since)
+        if seconds < _SOON_SECONDS:
+            return
         known = [one for row in same_hours if hour < len(row) and (one := row[hour]) is not None]
         usual = sum(known) / len(known) if known else recent
         left = persistence / seconds * (math.exp(-since / persistence) - math.exp(-(since + seconds) / persistence))

@@ -23,7 +23,7 @@ from bwexporter.state import books, copies, schema, use
 from bwexporter.state.pack import Damaged
 from bwexporter.state.saver import SaveOutcome, Saver
 
-__all__ = ["NOTHING_SAVED", "SaveOutcome", "State", "open_state", "peek", "read_events", "read_use"]
+__all__ = ["NOTHING_SAVED", "SaveOutcome", "State", "open_state", "peek", "read_events", "read_use", "read_uses"]
 
 USE_LIMIT_BYTES = 256_000_000
 NOTHING_SAVED = books.Contents({}, {}, None)
@@ -76,6 +76,14 @@ def read_use(path: Path, lane: Lane, since: float, until: float, step: int) -> d
     """
     first = int(since // step) * step
     return _asked(path, lambda connection: books.read_use(connection, lane, first, until, step))
+
+
+def read_uses(path: Path, device: str, lanes: Sequence[Lane], since: int, until: int) -> dict[int, list[int]]:
+    """Return what each lane of a device sent in five minutes, by the start of each interval that somebody watched.
+
+    Raise StateRefused where the file cannot be read.
+    """
+    return _asked(path, lambda connection: books.read_uses(connection, device, lanes, since, until))
 
 
 def _asked(path: Path, question: Callable[[sqlite3.Connection], _Answer]) -> _Answer:

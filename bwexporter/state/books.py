@@ -137,6 +137,15 @@ def read_use(connection: sqlite3.Connection, lane: Lane, since: int, until: floa
     return sums
 
 
+def read_uses(
+    connection: sqlite3.Connection, device: str, lanes: Sequence[Lane], since: int, until: int
+) -> dict[int, list[int]]:
+    """Return what each of the lanes sent in every five minutes, by the start of the interval."""
+    keys = {lane: key for key, lane in _lanes(connection).items()}
+    wanted = [keys.get(lane, -1) for lane in lanes]
+    return {start: [sums.of(key) for key in wanted] for start, sums in use.read_all(connection, device, since, until)}
+
+
 def _opening(connection: sqlite3.Connection, device: str) -> use.Opening | None:
     row = connection.execute("SELECT start, packed FROM use_openings WHERE device = ?", (device,)).fetchone()
     return None if row is None else use.Opening(row[0], use.unpack_sums(row[1]))

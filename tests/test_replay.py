@@ -1,0 +1,212 @@
+"""What would have been: under the same policy what was, under another what the simulation of that one says."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bwexporter.cli.main import main
+from bwexporter.core.lanes import Traffic
+from bwexporter.core.plans import LAW, Policy, Rung, Window, Windows
+from bwexporter.core.report import Report
+from bwexporter.replay import Recorded, Told, replayed
+from bwexporter.state import open_state
+from tests.node import DEVICE, Node
+from tests.simulation import Sender, Sends
+
+DAY = 86_400.0
+MEGABYTE = 1_000_000
+STEP = 300.0
+INTERVAL = 150.0
+FREE = Policy(windows=Windows((Window(0, 720, 0.0), Window(720, 0, 0.0))))
+LADDER = Policy(ladder=(Rung(0.5, 5_000), Rung(1.0, 500)))
+
+
+class Recorder:
+    """Hears a simulated node, and records what a state file would: sums of five minutes; and who was capped when."""
+
+    def __init__(self) -> None:
+        self.sums: defaultdict[int, np.ndarray] = defaultdict(lambda: np.zeros(0))
+        self.spans: defaultdict[str, list[list[float]]] = defaultdict(list)
+        self.began = 0.0
+        self._sent: np.ndarray | None = None
+        self._at = 0.0
+
+    def hear(self, _: Node, report: Report) -> None:
+        """Record a turn; growth between two looks is divided in proportion to time."""
+        device = report.devices[0]
+        sent, at = device.ledger.accounts.sent_bytes[: len(device.tariffs)], report.at.wall_seconds
+        if self._sent is None or len(self._sent) != len(sent):
+            self.began = at
+        elif at > self._at:
+            for bucket in range(int((self._at - self.began) // STEP), int((at - self.began) // STEP) + 1):
+                begin, end = self.began + bucket * STEP, self.began + (bucket + 1) * STEP
+                part = max(0.0, min(end, at) - max(begin, self._at)) / (at - self._at)
+                known = self.sums[bucket]
+                self.sums[bucket] = (known if len(known) else np.zeros(len(sent))) + part * (sent - self._sent)
+        self._sent, self._at = sent.copy(), at
+        until = at + report.next_look_seconds
+        for row in np.flatnonzero(device.verdicts.capped).tolist():
+            lane = device.tariffs.lanes[row]
+            spans = self.spans[lane.slice_name] if lane.traffic is Traffic.NORMAL else []
+            if spans and spans[-1][1] >= at - 1.0:
+                spans[-1][1] = until
+            else:
+                spans.append([at, until])
+
+    def recorded(self, node: Node) -> Recorded:
+        """Return the first day."""
+        sums = np.array([self.sums[bucket] for bucket in range(int(DAY / STEP))])
+        lanes = node.turns.desks[DEVICE].tariffs.lanes
+        return Recorded(self.began, STEP, lanes, np.floor(sums).astype(np.int64))
+
+
+CAST = (
+    Sender(100 * MEGABYTE, full_bytes_per_second=20_000),
+    Sender(100 * MEGABYTE, since=6 * 3600.0, every=3600.0, on=900.0, full_bytes_per_second=20_000),
+    Sender(400 * MEGABYTE, full_bytes_per_second=8_000),
+    Sender(50 * MEGABYTE, since=float("inf"), full_bytes_per_second=20_000),
+    Sender(50 * MEGABYTE, since=20 * 3600.0, full_bytes_per_second=20_000),
+)
+
+
+def lived(policy: Policy = LAW) -> tuple[Recorder, Sends]:
+    """Live through a day of the real turn, with a look every 100 s."""
+    recorder = Recorder()
+    cast = [replace(sender, policy=policy) for sender in CAST]
+    loop = Sends(cast, INTERVAL, DAY, random.Random(3), hears=recorder.hear)
+    while loop.seconds < DAY + 700.0:
+        loop.wait(0.4)
+    return recorder, loop
+
+
+def again(recorder: Recorder, loop: Sends) -> dict[str, Told]:
+    """Replay what was recorded under the tariffs of a node."""
+    desk = loop.node.turns.desks[DEVICE]
+    recorded = recorder.recorded(loop.node)
+    told = replayed(recorded, DEVICE, desk.tree, desk.tariffs, desk.rules, loop.node.pace)
+    return {one.lane.slice_name: one for one in told if one.lane.traffic is Traffic.NORMAL}
+
+
+def test_under_the_same_policy_what_happened_happens_again() -> None:
+    """Ceilings come down and go up when they did, to the interval and a turn, and nobody sends less."""
+    recorder, loop = lived()
+
+    found = again(recorder, loop)
+
+    capped = {"s0", "s1", "s2", "s4"}
+    assert (
+        {name for name, one in found.items() if one.spans}
+        == {name for name in recorder.spans if name in found}
+        == capped
+    )
+    for name in capped:
+        (since, until), (was_since, was_until) = found[name].spans[0], recorder.spans[name][0]
+        assert since == pytest.approx(was_since, abs=STEP + INTERVAL)
+        assert min(until, recorder.began + DAY) == pytest.approx(
+            min(was_until, recorder.began + DAY), abs=STEP + INTERVAL
+        )
+    for one in found.values():
+        assert one.sent_bytes == pytest.approx(one.recorded_bytes, rel=0.01, abs=1_000)
+
+
+def test_under_another_policy_it_is_what_the_simulation_of_that_one_says() -> None:
+    """A day in which nothing counted, replayed on a ladder, against a day that was lived on the ladder."""
+    recorder, loop = lived(FREE)
+    ladder_recorder, ladder_loop = lived(LADDER)
+
+    found = again(recorder, ladder_loop)
+
+    assert not any(recorder.spans.values())
+    for name, one in found.items():
+        assert [since for since, _ in one.spans[:1]] == [
+            pytest.approx(since, abs=STEP + INTERVAL) for since, _ in ladder_recorder.spans[name][:1]
+        ]
+        assert one.sent_bytes == pytest.approx(ladder_loop.sent[name, 0], rel=0.04, abs=1_000)
+        assert one.recorded_bytes == pytest.approx(loop.sent[name, 0], rel=0.001, abs=1_000)
+        assert one.less_bytes == max(0, one.recorded_bytes - one.sent_bytes)
+
+
+def test_a_replay_that_begins_in_the_middle_of_a_period_knows_what_was_used_in_it() -> None:
+    recorder, loop = lived()
+    desk, whole = loop.node.turns.desks[DEVICE], recorder.recorded(loop.node)
+    noon = 144
+    began = {
+        lane: (recorder.began, int(used))
+        for lane, used in zip(whole.lanes, whole.sent_bytes[:noon].sum(0), strict=True)
+    }
+    half = Recorded(recorder.began + noon * STEP, STEP, whole.lanes, whole.sent_bytes[noon:], began)
+
+    told = replayed(half, DEVICE, desk.tree, desk.tariffs, desk.rules, loop.node.pace)
+
+    spans = {one.lane.slice_name: one.spans for one in told if one.lane.traffic is Traffic.NORMAL}
+    assert spans["s0"][0][0] == half.since_wall_seconds
+    assert spans["s0"][0][1] == pytest.approx(recorder.began + DAY, abs=STEP + INTERVAL)
+
+
+# The command, over a state file that a day was saved to.
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A configuration whose state file holds a day of four slices under the law."""
+    (tmp_path / "slices.yml").write_text(
+        "slices:\n" + "".join(f"  - {{name: s{at}, id: {at + 1}}}\n" for at in range(len(CAST)))
+    )
+    path = tmp_path / "bwexporter.yml"
+    path.write_text(
+        "state: state.db\ninterval: 100s\nshortest_interval: 10s\nperiod: 1d\n"
+        f"devices:\n  - {{name: {DEVICE}, cap: 1gbit, line_rate: 1gbit}}\n"
+        "defaults:\n  normal: {allowance: 100MB, guarantee: 8bit}\n  exempt: {allowance: unlimited}\n"
+        "slices:\n  - {file: slices.yml}\n"
+    )
+    state = open_state(tmp_path / "state.db", now_wall_seconds=1_700_000_000.0)
+
+    def save(_: Node, report: Report) -> None:
+        assert state.save([report.devices[0].ledger], [], report.at.wall_seconds, save_wait_seconds=20).saved
+
+    loop = Sends(CAST, 300.0, DAY, random.Random(3), hears=save)
+    while loop.seconds < 0.7 * DAY:
+        loop.wait(0.4)
+    state.close()
+    return path
+
+
+def test_the_command_reads_the_state_file_and_says_who_when_and_how_much(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ladder that begins at a fifth of the allowance, over half a day."""
+    other = tmp_path / "other.yml"
+    text = saved.read_text().replace(
+        "allowance: 100MB", "allowance: 100MB, policy: {ladder: [{from: 20%, rate: 8kbit}]}"
+    )
+    other.write_text(text)
+    span = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 12:00+00:00"]
+
+    main(["replay", "--policy", str(other), "--config", str(saved), *span, "--json"])
+    lanes = {(one["slice"], one["traffic"]): one for one in json.loads(capsys.readouterr().out)["lanes"]}
+    main(["replay", "--policy", str(other), "--config", str(saved), *span])
+    table = capsys.readouterr().out
+
+    greedy, idle = lanes["s0", "normal"], lanes["s3", "normal"]
+    # 20 MB at 20 kB/s take a thousand seconds; from there on 1 kB/s.
+    assert greedy["capped"][0][0] == pytest.approx(1_700_000_000 + 1_000, abs=STEP + 100)
+    assert greedy["sent_bytes"] == pytest.approx(20_000_000 + 48_000 * 250, rel=0.2)
+    assert greedy["less_bytes"] == greedy["recorded_bytes"] - greedy["sent_bytes"] > 40_000_000
+    assert (idle["recorded_bytes"], idle["capped"]) == (0, [])
+    assert "s0" in table
+    assert "s3" not in table
+
+
+def test_a_span_of_which_nothing_is_known_says_so(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", "--policy", str(saved), "--config", str(saved), "--from", "2h"])
+
+    assert ended.value.code == 1
+    assert "no use of these slices is recorded in that span" in capsys.readouterr().err
