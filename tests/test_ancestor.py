@@ -6,9 +6,9 @@ Bugs that concern counting, judging, applying, time or state stand below. The ot
 | --- | --- | --- |
 | B12 | traffic that no classifier matches, IPv6 | the classifier |
 | B29, B30, B31 | which mail is sent, to whom and when | alert rules; that each lane tells its own events is B28 here |
-| B38 | defaults taken from PLC's interfaces | the PLC source; that no reading changes a default stands here |
-| B39 | MAC addresses in capitals | the PLC source |
-| B40 | loans | loans |
+| B38 | defaults taken from PLC's interfaces | test_sources_plc.py; that no reading changes a default stands here |
+| B39 | MAC addresses in capitals | test_sources_plc.py |
+| B40 | loans | test_loans.py |
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def test_what_one_gains_another_gives() -> None:
         ("ann", "bob", {"share": 1, "full": "10mbit"}, "of full rate"),
     ],
 )
-def test_what_cannot_be_lent_is_refused_as_a_whole(lender: str, to: str, normal: dict[str, Any], why: str) -> None:
+def test_b40_what_cannot_be_lent_is_refused_as_a_whole(lender: str, to: str, normal: dict[str, Any], why: str) -> None:
     """Nothing is changed by halves, and the reason names who and how much (B40)."""
     lending = lent(promise(lender, to, **normal))
     ((refused, said),) = lending.refused
@@ -93,7 +93,7 @@ def test_what_cannot_be_lent_is_refused_as_a_whole(lender: str, to: str, normal:
         ),
     ],
 )
-def test_a_borrower_is_told_what_it_may_not_have(parents: Parents, normal: dict[str, Any], why: str) -> None:
+def test_b40_a_borrower_is_told_what_it_may_not_have(parents: Parents, normal: dict[str, Any], why: str) -> None:
     """A quarter of the node cap is the most that can be guaranteed: that is said, not silently cut (B40)."""
     ((_, said),) = lent(promise("ann", "bob", **normal), parents=parents).refused
     assert why in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from bwexporter.config import load_config
 from bwexporter.core.lanes import DeviceFacts, Lane, Traffic
 from bwexporter.core.periods import Rolling
 from bwexporter.errors import ConfigError
+from bwexporter.kernel.addresses import Addresses
 from bwexporter.roster import Roll, Roster
+from tests.servers import Certificates, Plc, Server, sliver
 
 CONFIG = """
 node: one.example.org
@@ -304,3 +307,85 @@ def test_a_name_in_two_files_is_the_first_one_s_and_is_said(files: Files) -> Non
     (problem,) = roll.problems
     assert "more.yml" in problem.file
     assert "slices.yml:3" in problem.text
+
+
+@pytest.mark.parametrize("wanted", ["id: 1", "id: 0"])
+def test_a_slice_that_runs_keeps_its_id_where_the_new_one_cannot_be_had(files: Files, wanted: str) -> None:
+    """A mistake in a file takes no lane away."""
+    before = files.call().ids
+    files.edit(files.slices, "name: ann", "name: ann, id: 1")
+    files.edit(files.slices, "name: bob", f"name: bob, {wanted}")
+    roll = files.call()
+    assert roll.ids == before
+    assert len(roll.problems) == 1
+    assert {"ann", "bob"} <= set(roll.info)
+
+
+class TestPlc:
+    """What a PlanetLab Central says of the node itself."""
+
+    @pytest.fixture
+    def plc(self) -> Plc:
+        """Return a PLC that knows two interfaces of the node, one by its address alone."""
+        return Plc(
+            groups=["Internet2"],
+            interfaces=[
+                {"mac": "02:00:00:00:00:0A", "ip": "192.0.2.1", "bwlimit": 10_000_000},
+                {"mac": "02:00:00:00:00:ff", "ip": "192.0.2.2", "bwlimit": 20_000_000},
+            ],
+            slivers=[sliver("cyd", ("net_max_kbyte", "1000"))],
+        )
+
+    @pytest.fixture
+    def roster(self, tmp_path: Path, plc: Plc) -> Iterator[Roster]:
+        """Return a roster of a node whose caps are left to PLC, save that of eth1."""
+        known = {
+            "eth0": Addresses("02:00:00:00:00:0a", frozenset({"192.0.2.9"})),
+            "eth1": Addresses("02:00:00:00:00:0b", frozenset({"192.0.2.2"})),
+        }
+        certificates = Certificates(tmp_path)
+        with Server(plc.answer).running(certificates.here) as server:
+            item = f"{{plc: {{url: {server.url}/PLCAPI/, ca_file: ca.pem}}}}"
+            (tmp_path / "config.yml").write_text(
+                "state: state.db\nexempt: {prefixes: [198.51.100.0/24]}\n"
+                "devices:\n  - {name: eth0, line_rate: 1gbit}\n  - {name: eth1, cap: 50mbit}\n"
+                f"slices: [{item}]\n"
+            )
+            config = load_config(tmp_path / "config.yml")
+            yield Roster(
+                config,
+                FACTS,
+                dict,
+                lambda: 5.0,
+                addresses=lambda names: {name: found for name, found in known.items() if name in names},
+            )
+
+    def test_caps_and_exempt_members_follow_what_it_says(self, roster: Roster, plc: Plc) -> None:
+        """Where the configuration gives a cap, that holds; members of the group join and leave."""
+        before = roster.call(anew=False)
+        assert 125_000_000 == before.trees["eth0"].cap_bytes_per_second, "nobody has said anything yet"
+        assert (before.sources[0].up, before.problems) == (False, ())
+        for members, bits in ((["192.0.2.7", "192.0.2.8"], 10_000_000), (["192.0.2.8"], 8_000_000)):
+            plc.members = {"Internet2": members}
+            plc.data["interfaces"][0]["bwlimit"] = bits
+            (server,) = roster.polled()
+            assert server.poll()
+            roll = roster.call()
+            assert (bits // 8, 6_250_000) == tuple(tree.cap_bytes_per_second for tree in roll.trees.values())
+            assert ["198.51.100.0/24", *(f"{ip}/32" for ip in members)] == [str(one) for one in roll.exempt_prefixes]
+            assert roll.problems == ()
+            assert (roll.sources[0].up, roll.sources[0].slices) == (True, 1)
+        assert 5.0 == roster.statuses()[0].last_success_wall_seconds
+
+    def test_a_device_is_found_by_its_address_or_told(self, roster: Roster, plc: Plc) -> None:
+        """An unknown hardware address, and then an unknown address as well."""
+        plc.members = {"Internet2": []}
+        plc.data["interfaces"][0] |= {"mac": "02:00:00:00:00:ee", "ip": "192.0.2.9"}
+        (server,) = (roster.call(anew=False), roster.polled())[1]
+        server.poll()
+        assert 1_250_000 == roster.call(anew=False).trees["eth0"].cap_bytes_per_second
+        plc.data["interfaces"][0]["ip"] = "192.0.2.10"
+        server.poll()
+        roll = roster.call(anew=False)
+        assert 125_000_000 == roll.trees["eth0"].cap_bytes_per_second
+        assert "names no interface with the addresses of eth0 (02:00:00:00:00:0a)" in str(roll.problems[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jsonschema import Draft202012Validator
 from bwexporter.config import _Keys as ConfigKeys
 from bwexporter.schema import config_schema, slices_schema
 from bwexporter.slices.records import _Keys as RecordKeys
-from bwexporter.yamlfile import load_yaml
+from bwexporter.yamlfile import load_yaml, parse_yaml
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -83,3 +84,15 @@ def keys_of(schema: Any) -> set[str]:
 def test_every_key_is_completed(name: str, model: type[ConfigKeys | RecordKeys]) -> None:
     """Those of the model, under the names that people write."""
     assert {field.alias or key for key, field in model.model_fields.items()} <= keys_of(SCHEMAS[name])
+
+
+def test_the_examples_of_the_documentation_fit() -> None:
+    """Each block of YAML is a configuration without its devices, or a file of slices."""
+    blocks = re.findall(r"(?s)```yaml\n(.*?)```", (ROOT / "docs" / "sources.md").read_text())
+    assert len(blocks) >= 2
+    for block in blocks:
+        data = parse_yaml(block.encode(), file="sources.md").data
+        assert isinstance(data, dict)
+        of_config = any(key in item for item in data["slices"] for key in ("file", "http", "plc"))
+        name, whole = ("bwexporter", {"devices": [], **data}) if of_config else ("slices", data)
+        assert errors(name, whole) == []

@@ -42,6 +42,51 @@ def test_a_bad_file_keeps_the_last_good_records(tmp_path: Path, rule: str, line:
     assert text in problem.text
 
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
+)
+HOSTILE = [
+    pytest.param(b"slices: [{name: c}]\n" + b" " * (17 << 20), 0, "is larger than 16 MiB", id="large"),
+    pytest.param(BOMB.encode(), 7, "holds more than 2000000 values", id="aliases that multiply"),
+    pytest.param("slices: []".encode("utf-16"), 1, "is not UTF-8 text", id="UTF-16"),
+    pytest.param("slices: [{name: Jörg}]".encode("latin-1"), 1, "is not UTF-8 text", id="Latin-1"),
+    pytest.param(b"slices: []\x00", 1, "is not YAML here", id="a zero byte"),
+    pytest.param(b"slices: " + b"[" * 10_000, 1, "is nested deeper than 32 levels", id="nested without end"),
+    pytest.param(b"slices: [{name: c}\n", 2, "is not YAML here", id="half a file"),
+    pytest.param(b"slices:\n\t- name: c\n", 2, "is not YAML here", id="a tab"),
+    pytest.param(b"slices: *all\n", 1, "stands for nothing", id="an anchor that there is not"),
+    pytest.param(b"slices: &a [*a]\n", 1, "stands for something that holds it", id="an alias of itself"),
+    pytest.param(b"slices: !!python/object/apply:os.system [id]\n", 1, "is not known here", id="a tag that runs"),
+    pytest.param(b"slices: []\n---\nslices: []\n", 2, "a second document begins here", id="two documents"),
+    pytest.param(b"slices: []\nslices: []\n", 2, "stands here and at line 1", id="a key twice"),
+    pytest.param(b"? [a]\n: b\n", 1, "a key must be text", id="a list as a key"),
+]
+
+
+@pytest.mark.parametrize(("content", "line", "text"), HOSTILE)
+def test_a_hostile_file_is_one_clear_problem(tmp_path: Path, content: bytes, line: int, text: str) -> None:
+    """Whatever it holds: the running slices stay, and one sentence says what it is."""
+    path = tmp_path / "slices.yml"
+    path.write_text("slices: [{name: a}, {name: b}]")
+    source = FileSource(path)
+    source.read()
+    path.write_bytes(content)
+    result = source.read()
+    assert (result.up, [record.name for record in result.records]) == (False, ["a", "b"])
+    (problem,) = result.problems
+    assert (problem.file, problem.line) == (str(path), line)
+    assert text in problem.text
+
+
+def test_a_file_of_100_mb_is_not_read_whole(tmp_path: Path) -> None:
+    """It is refused after its first 16 MiB."""
+    path = tmp_path / "slices.yml"
+    with path.open("wb") as stream:
+        stream.truncate(100_000_000)
+    (problem,) = FileSource(path).read().problems
+    assert str(problem) == f"{path}: is larger than 16 MiB"
+
+
 def test_a_vanished_file_keeps_the_last_good_records(tmp_path: Path) -> None:
     """A file that is gone removes nobody, and one that is back is believed."""
     path = tmp_path / "slices.yml"

@@ -158,7 +158,7 @@ def test_other_tags_are_none_of_our_business(make: Make, plc: Plc) -> None:
     assert problem.startswith('slivers[0].tags.net_max_kbytes: "net_max_kbytes" is not a key here; did you mean')
 
 
-def test_a_bad_tag_costs_itself(make: Make, plc: Plc) -> None:
+def test_b32_b41_a_bad_tag_costs_itself(make: Make, plc: Plc) -> None:
     """One slice's tag disables nothing else (B32, B41)."""
     plc.data["slivers"] = [
         sliver("a", ("net_i2_share", "many"), ("net_share", "3"), ("net_max_kbyte", "0")),
@@ -174,7 +174,7 @@ def test_a_bad_tag_costs_itself(make: Make, plc: Plc) -> None:
     ]
 
 
-def test_several_slices_that_are_not_there_yet(make: Make, plc: Plc, accounts: dict[str, int]) -> None:
+def test_b37_several_slices_that_are_not_there_yet(make: Make, plc: Plc, accounts: dict[str, int]) -> None:
     """Each waits under its own name (B37); delegated ones until their account is there."""
     plc.data["slivers"] = [
         sliver("a"),
@@ -222,7 +222,7 @@ class TestDefaultSlice:
 class TestNodeCap:
     """The interfaces' bwlimit."""
 
-    def test_bits_become_bytes_and_capitals_do_not_matter(self, make: Make, plc: Plc) -> None:
+    def test_b39_bits_become_bytes_and_capitals_do_not_matter(self, make: Make, plc: Plc) -> None:
         """A MAC address is the same in capitals (B39); no limit is no limit."""
         plc.data["interfaces"] = [
             {"mac": "00:16:3E:AA:BB:CC", "ip": "192.0.2.1", "bwlimit": 10_000_000, "is_primary": True},
@@ -235,7 +235,7 @@ class TestNodeCap:
             InterfaceCap("00:16:3e:aa:bb:dd", "192.0.2.2", None),
         )
 
-    def test_old_apis_call_them_networks(self, make: Make, plc: Plc) -> None:
+    def test_b38_old_apis_call_them_networks(self, make: Make, plc: Plc) -> None:
         """And change no default of anybody (B38)."""
         plc.data["networks"] = [{"mac": "a", "ip": "b", "bwlimit": 8_000_000}]
         del plc.data["interfaces"]

@@ -307,12 +307,13 @@ IDS = st.integers(1, 6)
     st.dictionaries(NAMES, IDS | st.sampled_from([0, DEFAULT_ID, -1, 10**9]), max_size=6),
 )
 def test_ids_are_one_to_one(given_ids: dict[str, int | None], remembered: dict[str, int]) -> None:
-    """No id is had twice or fits no class, none of a gone slice is had, and who gets none is told."""
+    """No id is had twice or fits no class, none of a gone slice is had; who is refused one keeps its own."""
     records = [record(name, **({} if number is None else {"id": number})) for name, number in given_ids.items()]
     ids, problems = allot_ids(records, remembered)
     assert len(set(ids.values())) == len(ids)
     had = {name: number for name, number in ids.items() if not name.startswith("_")}
     assert all(1 <= number <= LARGEST_ID for number in had.values())
     assert not set(had.values()) & {number for name, number in remembered.items() if name not in given_ids}
-    assert len(problems) == len(given_ids) - len(had)
+    assert len(problems) == sum(had.get(name, 0) != (number or had.get(name)) for name, number in given_ids.items())
+    assert all(had[name] == remembered[name] for name in had if given_ids[name] not in {None, had[name]})
     assert allot_ids(records, {**remembered, **had})[0] == ids

@@ -17,9 +17,10 @@ DEFAULT_ID = 0x6FFF
 
 
 def allot_ids(records: Sequence[SliceRecord], remembered: Mapping[str, int]) -> tuple[dict[str, int], list[Problem]]:
-    """Return an id for each slice, `_root` and `_default` included, and a problem for each slice that gets none.
+    """Return an id for each slice, `_root` and `_default` included, and a problem for each slice that gets another.
 
-    A given id wins over one that another present slice only remembers; that slice gets another. An id remembered of a
+    A given id wins over one that another present slice only remembers; that slice gets another. A slice whose given id
+    is refused keeps the one it had; without one it gets none. An id remembered of a
     slice that is gone belongs to it until it is forgotten, which its account's period end decides.
     """
     present = {record.name for record in records}
@@ -36,7 +37,8 @@ def allot_ids(records: Sequence[SliceRecord], remembered: Mapping[str, int]) -> 
         ids[record.name] = record.slice_id
         holders[record.slice_id] = record
     waiting = [record for record in records if record.slice_id is None and record.name not in ids]
-    _keep_remembered(waiting, remembered, ids, taken=set(holders) | set(gone))
+    refused = [record for record in records if record.slice_id is not None and record.name not in ids]
+    _keep_remembered([*waiting, *refused], remembered, ids, taken=set(holders) | set(gone))
     problems += _allot_free(waiting, ids, taken=set(ids.values()) | set(remembered.values()))
     return ids, problems
 
