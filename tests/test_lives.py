@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bwexporter.core import lives
-from bwexporter.core.lanes import Snapshot, Traffic
+from bwexporter.core.lanes import Counters, Snapshot, Traffic
 from bwexporter.core.periods import Rolling
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node
@@ -200,3 +203,28 @@ def test_ends_on_another_interface_say_nothing_of_this_one() -> None:
     joined = lives.joined(earlier, looks(node))
 
     assert ((1_000,), ()) == (earlier.tree_endings_bytes, joined.tree_endings_bytes)
+
+
+# The look at which nothing happened.
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(*[st.integers(0, 10**9)] * len(NAMES)), min_size=1, max_size=3))
+def test_lives_that_certainly_went_on_are_counted_as_those_that_are_asked_everything(
+    turns: list[tuple[int, ...]],
+) -> None:
+    """Most looks take a short way; where every leaf queue is still ours, the long one finds the very same."""
+    node = a_node()
+    for sizes in turns:
+        send(node, **dict(zip(NAMES, sizes, strict=True)))
+        node.pass_seconds(10.0)
+        ledger, snapshot = node.turns.desks[DEVICE].ledger, node.door.look()
+        short = lives.gains(ledger, snapshot, same_device=True)
+        long = lives.gains(ledger, replace(snapshot, watched_since_last_look=False), same_device=True)
+
+        assert sum(sizes) == short.gained[0].sum()
+        for name in ("gained", "restarted", "tree_ended", "parent_handle", "parent_sent_bytes", "tree_sent_bytes"):
+            assert np.array_equal(getattr(short, name), getattr(long, name)), name
+        for name in Counters.__dataclass_fields__:
+            assert np.array_equal(getattr(short.counters, name), getattr(long.counters, name)), name
+        node.turn()
