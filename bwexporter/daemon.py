@@ -397,13 +397,13 @@ class Daemon:
             log.warning("%d rules of the classifier had been changed and were put right", report.sorting_drift)
         if report.save_trouble:
             log.error("%s: %s", "saved, but" if report.saved else "the turn was not saved", report.save_trouble)
-        if not troubles:
-            self._last_good_monotonic = time.monotonic()
         if not report.early:
             self._publisher.render(report)
             self._last_full = report
             for sink in self._sinks.values():
                 sink.hear(report)
+        if not troubles:  # who is told that turns run may ask for the report at once
+            self._last_good_monotonic = time.monotonic()
         log.log(logging.DEBUG if report.early else logging.INFO, "%s", _turn_line(report))
 
     def _wake_in(self, seconds: float, *, sooner_only: bool = False) -> None:
