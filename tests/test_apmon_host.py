@@ -248,7 +248,7 @@ class TestJobs:
         assert found["run_time"] == pytest.approx(age, rel=CLOSE, abs=0.5)
         assert found["rss"] == pytest.approx(memory / 1024, rel=CLOSE)
         assert (3, files) == (found["processes"], found["open_files"])
-        assert 5 < found["cpu_usage"] < 130
+        assert 0 < found["cpu_usage"] < 130
 
     def test_cpu_time_does_not_fall_when_a_child_ends(self) -> None:
         """What it used stays counted, once."""

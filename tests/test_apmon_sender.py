@@ -279,8 +279,9 @@ class TestRate:
                 datagrams = receiver.wait_for(one_health.sent)
                 assert list(range(1, one_health.sent + 1)) == [datagram.sequence for datagram in datagrams]
                 assert one_health.sent + one_health.dropped[Drop.RATE] == threads * calls
-                assert 0.5 * rate * took <= one_health.sent <= rate * (took + 1) + 1
-        assert max(slowest) < 5.0
+                least = min(0.5 * rate * took, 0.5 * threads * calls)  # on a machine that is too busy to flood
+                assert least <= one_health.sent <= rate * (took + 1) + 1
+        assert max(slowest) < 30.0
 
 
 def _drops(sender: Sender, at: int = 0) -> Mapping[Drop, int]:
