@@ -14,7 +14,7 @@ import pytest
 from bwexporter.apmon.destinations import Destination, DestinationError, from_program, read_text
 from bwexporter.apmon.options import GENERAL, JOB, NAMES, SYSTEM, OptionError, Options, from_mapping
 from bwexporter.apmon.sources import Sources
-from bwexporter.cli.checking import check
+from bwexporter.cli.main import main
 from bwexporter.fetch import FetchError, fetch, shown_url
 from tests.apmon_ground import serving, text_answer
 
@@ -450,11 +450,15 @@ def test_check_says_what_is_wrong_with_the_files_of_a_push(tmp_path: Path, capsy
     (tmp_path / "apmon.conf").write_text("h:1\nh:x s3cr3t\nxApMon_sys_intervall = 5\n")
     (tmp_path / "empty").write_text("# nothing\n")
 
-    assert 2 == check(config, as_json=True)
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(config), "--json"])
+    assert 2 == ended.value.code
     said = capsys.readouterr().out
     problems = [(Path(one["file"]).name, one["line"], one["key"]) for one in json.loads(said)["problems"]]
     assert [("apmon.conf", 2, ""), ("apmon.conf", 3, "sys_intervall"), ("empty", 0, ""), ("gone", 0, "")] == problems
     assert "s3cr3t" not in said
     config.write_text(good + "apmon: {sources: [apmon.conf], lenient: true}\n")
-    assert 0 == check(config, as_json=True)
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(config), "--json"])
+    assert 0 == ended.value.code
     assert 2 == len(json.loads(capsys.readouterr().out)["warnings"])
