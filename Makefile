@@ -71,7 +71,8 @@ test: lint
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/dev.stamp
-	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 nft:nftables)
+	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 nft:nftables prometheus:prometheus \
+	  prometheus-node-exporter:prometheus-node-exporter)
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 soak: $(VENV)/dev.stamp
