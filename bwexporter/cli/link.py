@@ -17,6 +17,7 @@ from bwexporter.cli.files import roll_of
 from bwexporter.cli.options import as_json_option, config_option
 from bwexporter.config import Config, load_config
 from bwexporter.errors import BwexporterError, ConfigError, Problem
+from bwexporter.sources import FileAt
 from bwexporter.web.owners import Secret, new_secret, read_secret, write_secret
 
 
@@ -70,6 +71,9 @@ def _changed(path: Path, slice_name: str | None, *, revoke: bool, revoke_all: bo
 
 
 def _refuse_strangers(config: Config, slice_name: str | None) -> None:
+    """Refuse a name that is nowhere; what servers give is not known here, and not asked for."""
+    if not all(isinstance(source, FileAt) for source in config.sources):
+        return
     names = {lane.slice_name for tariffs, _ in roll_of(config).tariffs.values() for lane in tariffs.lanes}
     if slice_name is not None and slice_name not in names:
         raise BwexporterError(f"there is no slice {slice_name!r}; `bwexporter slices` lists them")

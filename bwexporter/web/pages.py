@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from bwexporter import __version__, telling
 from bwexporter.core.lanes import UNLIMITED, Lane, Traffic
-from bwexporter.core.report import DeviceReport, Event, Report
+from bwexporter.core.report import DeviceReport, Event, EventKind, Report
 from bwexporter.units import print_duration, print_percent, print_rate, print_volume
 from bwexporter.web import api, browse, picture
 from bwexporter.web.browse import CAPPED, VERDICTS, Query
@@ -384,6 +384,11 @@ def _or_unlimited(value: int | None) -> int:
     return UNLIMITED if value is None else value
 
 
+def _kind(event: Event) -> str:
+    """Name an event; a verdict by its reason."""
+    return str(event.inputs["reason"]) if event.kind is EventKind.VERDICT else event.kind.value
+
+
 def _lowers(event: Event) -> bool:
     """Say whether a ceiling came down; the first verdict of all comes down from the full rate."""
     before, after = (int(event.inputs[f"{name}_bytes_per_second"]) for name in ("old_ceiling", "ceiling"))
@@ -395,7 +400,7 @@ def _event_line(event: Event) -> dict[str, str]:
     return {
         "iso": at.isoformat(timespec="seconds"),
         "when": at.strftime("%d %b %H:%M:%S"),
-        "what": event.kind.value.replace("_", " "),
+        "what": _kind(event).replace("_", " "),
         "why": telling.sentence(event.kind, event.inputs),
         "lane": event.lane.traffic.value if event.lane else "",
     }

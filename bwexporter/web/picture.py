@@ -17,7 +17,7 @@ from bwexporter.units import print_volume
 from bwexporter.web.history import Point
 
 WIDTH, HEIGHT = 760, 300
-LEFT, RIGHT, TOP, BOTTOM = 74, 16, 22, 34
+LEFT, RIGHT, TOP, BOTTOM = 86, 16, 22, 34
 BARS_HEIGHT = 120
 _DAY_SECONDS = 86_400
 
