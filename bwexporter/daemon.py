@@ -133,6 +133,7 @@ class Daemon:
         self._sources = sources
         self._asked: dict[str, Server] = {}  # by the names of their jobs
         self._told: frozenset[Problem] = frozenset()
+        self._down: set[str] = set()
         self._sorting_problems: tuple[str, ...] = ()
         self._reload_wanted = threading.Event()
         self._commands = queue.SimpleQueue[tuple[Command, Future[Done]]]()
@@ -368,6 +369,7 @@ class Daemon:
             if problem not in self._told:
                 log.warning("%s", problem)
         self._told = now
+        self._tell_of_sources(roll.sources)
         for desk in roll.desks(self._turns.desks):
             self._turns.enlist(desk)
         self._sorting.enlist(roll.claims, roll.built, roll.exempt_prefixes)
@@ -375,6 +377,13 @@ class Daemon:
             sink.enlist(roll.config.apmon, roll.claims, len(roll.tariffs))
             self._wake_push(name, 0.0)
         log.info("roster slices=%d problems=%d", len(roll.info), len(roll.problems))
+
+    def _tell_of_sources(self, statuses: Sequence[SourceStatus]) -> None:
+        """Say which sources are up again; that one is down its problems have said."""
+        for status in statuses:
+            if status.up and status.name in self._down:
+                log.info("%s: is up again; slices=%d", status.name, status.slices)
+        self._down = {status.name for status in statuses if not status.up and status.problems}
 
     def _tell(self, report: Report) -> None:
         report = replace(

@@ -213,6 +213,7 @@ def test_slices_come_change_go_return_and_outlive_trouble(node: Node) -> None:
 
         origin.say("ann")
         wait_for(lambda: node.source("up") == 1, what="the end of the trouble")
+        assert program.said().count("is up again; slices=1") == 1
         wait_for(lambda: program.lane("ann")["verdict"] == "within", what="the change")
         assert program.lane("ann")["period_used_bytes"] == PACKETS * PACKET_BYTES
     neighbour = program.lane("neighbour")
