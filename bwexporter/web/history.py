@@ -19,6 +19,9 @@ from bwexporter.errors import StateRefused
 FINE_SECONDS, COARSE_SECONDS, DAY_SECONDS = 300, 3600, 86_400
 DAYS = 14
 KEPT_SECONDS = 20.0
+KEPT_TIMES_ITS_COST = 50.0
+"""A page that is looked at costs at most this part of a core, however dear its past is: a second at 10 000 slices."""
+
 MOST_KEPT = 200
 
 _OF_VERDICTS = frozenset({EventKind.VERDICT, EventKind.CEILING})
@@ -81,14 +84,17 @@ class History:
     def _spans(self, lane: Lane, start: float, now: float) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         with self._lock:  # one thread unpacks at a time: the others would only hinder it, and the turn
             kept = self._kept.get(lane)
-            if kept is not None and time.monotonic() - kept[0] < KEPT_SECONDS:
+            if kept is not None and time.monotonic() < kept[0]:
                 return kept[1:]
+            began = time.monotonic()
             step = FINE_SECONDS if now - start <= 2 * DAY_SECONDS else COARSE_SECONDS
             spans = self.use(lane, start, now + 1, step)
             days = self.use(lane, now - DAYS * DAY_SECONDS, now + 1, DAY_SECONDS)
             while len(self._kept) >= MOST_KEPT:
                 self._kept.pop(next(iter(self._kept)))
-            self._kept[lane] = (time.monotonic(), spans, days)
+            ended = time.monotonic()
+            kept_until = ended + max(KEPT_SECONDS, KEPT_TIMES_ITS_COST * (ended - began))
+            self._kept[lane] = (kept_until, spans, days)
             return spans, days
 
 
