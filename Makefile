@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo stack test lint bench soak dashboards install-check deb clean
+.PHONY: reference help demo stack test lint bench soak dashboards install-check deb clean
 
 help:
 	@echo "make demo    a node in a private network namespace: real HTB, real traffic, a live table (no root needed)"
@@ -86,6 +86,9 @@ deb:
 install-check: $(VENV)/dev.stamp
 	$(call need,unshare:util-linux debootstrap:debootstrap podman:podman buildah:buildah nsenter:util-linux)
 	@$(BIN)/python -m tests.install $(ARGS)
+
+reference: $(VENV)/dev.stamp
+	@$(BIN)/python -m tests.reference
 
 dashboards: $(VENV)/run.stamp
 	@$(BIN)/python -m dashboards

@@ -12,6 +12,7 @@ import pytest
 
 from bwexporter.cli.main import cli
 from bwexporter.metrics import catalogue
+from tests import reference
 from tests.test_architecture import OTHERS, catalogued
 
 ROOT = Path(__file__).parent.parent
@@ -89,3 +90,8 @@ def test_the_metrics_that_a_page_names_are_published(name: str) -> None:
     known |= {family + suffix for family in known for suffix in _SUFFIXES}
     assert set() == set(_METRIC.findall((ROOT / name).read_text())) - known
     assert catalogue.LANE_FAMILIES
+
+
+def test_the_reference_of_the_files_is_that_of_their_schemas() -> None:
+    """`make reference` writes it anew."""
+    assert reference.page() == reference.PAGE.read_text()
