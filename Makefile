@@ -66,7 +66,7 @@ lint: $(VENV)/dev.stamp
 	@$(BIN)/lint-imports --no-cache
 
 test: lint
-	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 promtool:prometheus chromium:chromium openssl:openssl nft:nftables fireqos:fireqos cc:gcc setpriv:util-linux \
+	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 prometheus:prometheus promtool:prometheus chromium:chromium openssl:openssl nft:nftables fireqos:fireqos cc:gcc setpriv:util-linux \
 	  prometheus-alertmanager:prometheus-alertmanager systemd-analyze:systemd man:man-db)
 	@$(BIN)/python -m pytest $(ARGS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,29 +154,34 @@ def test_a_replay_that_begins_in_the_middle_of_a_period_knows_what_was_used_in_i
 # The command, over a state file that a day was saved to.
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    """A configuration whose state file holds a day of four slices under the law."""
-    (tmp_path / "slices.yml").write_text(
+def a_day_in(folder: Path, hears: Callable[[Report], None] = lambda _: None) -> Path:
+    """Return a configuration whose state file holds most of a day of five slices under the law."""
+    (folder / "slices.yml").write_text(
         "slices:\n" + "".join(f"  - {{name: s{at}, id: {at + 1}}}\n" for at in range(len(CAST)))
     )
-    path = tmp_path / "bwexporter.yml"
+    path = folder / "bwexporter.yml"
     path.write_text(
         "state: state.db\ninterval: 100s\nshortest_interval: 10s\nperiod: 1d\n"
         f"devices:\n  - {{name: {DEVICE}, cap: 1gbit, line_rate: 1gbit}}\n"
         "defaults:\n  normal: {allowance: 100MB, guarantee: 8bit}\n  exempt: {allowance: unlimited}\n"
         "slices:\n  - {file: slices.yml}\n"
     )
-    state = open_state(tmp_path / "state.db", now_wall_seconds=1_700_000_000.0)
+    state = open_state(folder / "state.db", now_wall_seconds=1_700_000_000.0)
 
     def save(_: Node, report: Report) -> None:
         assert state.save([report.devices[0].ledger], [], report.at.wall_seconds, save_wait_seconds=20).saved
+        hears(report)
 
     loop = Sends(CAST, 300.0, DAY, random.Random(3), hears=save)
     while loop.seconds < 0.7 * DAY:
         loop.wait(0.4)
     state.close()
     return path
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return a_day_in(tmp_path)
 
 
 def test_the_command_reads_the_state_file_and_says_who_when_and_how_much(

@@ -1,7 +1,8 @@
 """`bwexporter replay`: recorded use, under another configuration.
 
-Turns the state file and a configuration into who would have been capped, when and for how long, and how many bytes
-less. Knows: how recorded sums are laid beside lanes. Does not know: how it is lived through, any rule.
+Turns the state file, or what a Prometheus server has recorded, and a configuration into who would have been capped,
+when and for how long, and how many bytes less. Knows: how recorded sums are laid beside lanes. Does not know: how they
+are lived through, any rule.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 import numpy as np
@@ -25,6 +26,7 @@ from bwexporter.cli.view import sparkline
 from bwexporter.config import load_config
 from bwexporter.core.lanes import Lane, Ledger, Tariffs
 from bwexporter.errors import BwexporterError
+from bwexporter.prometheus import Prometheus
 from bwexporter.replay import Recorded, Told, replayed
 from bwexporter.state import peek, read_uses
 from bwexporter.units import print_duration, print_volume
@@ -39,26 +41,43 @@ PICTURE_CELLS = 24
 @click.option(
     "--policy", "policy_path", type=click.Path(path_type=Path), required=True, help="The other configuration."
 )
+@click.option(
+    "--source",
+    default="state",
+    show_default=True,
+    help="Where the use was recorded: the state file, or the URL of a Prometheus server, as http://localhost:9090.",
+)
+@click.option("--instance", help="Of the exporters that Prometheus scrapes, this one's series.")
 @click.option("--from", "since", default="1d", help="From when on: 2d (ago), or 2026-03-01 14:00 [default: 1d].")
 @click.option("--to", "until", help="Until when, likewise [default: now].")
 @as_json_option
-def replay(config_path: Path, policy_path: Path, *, since: str, until: str | None, as_json: bool) -> None:
+def replay(
+    config_path: Path,
+    policy_path: Path,
+    *,
+    source: str,
+    instance: str | None,
+    since: str,
+    until: str | None,
+    as_json: bool,
+) -> None:
     """Say who would have been capped, when, for how long, and how many bytes less, had another configuration held.
 
     Reads the recorded use of the state file, and takes the daemon's very turns over it with the slices, allowances and
     policies of the other configuration: a copy of yours with a change. Touches nothing. What is recorded is what passed
     under the ceilings of then, in sums of five minutes of up to 35 days: where the other policy is looser, it shows who
     would not have been capped any more, and not what they would have sent besides.
+
+    A Prometheus server that scrapes the exporter (--source URL) does as well, on any machine and as far back as it
+    keeps its series; the state file is not read then.
     """
     begin, end = _span(since, until)
-    other, kept = load_config(policy_path), peek(load_config(config_path).state)
-    if kept is None:
-        raise BwexporterError(f"nothing is recorded: there is no state file {load_config(config_path).state}")
-    roll, told = roll_of(other), list[Told]()
+    source_of = _source(source, instance, config_path)
+    roll, told = roll_of(load_config(policy_path)), list[Told]()
     for device, (tariffs, rules) in roll.tariffs.items():
         if not roll.trees[device].builds:
             raise BwexporterError(f"{device} has a tree that others built; only trees of bwexporter's are replayed")
-        recorded = _recorded(load_config(config_path).state, device, tariffs, kept.ledgers.get(device), begin, end)
+        recorded = _recorded(source_of, device, tariffs, begin, end)
         told += replayed(recorded, device, roll.trees[device], tariffs, rules, roll.pace)
     if not any(one.recorded_bytes for one in told):
         raise BwexporterError(
@@ -83,28 +102,72 @@ def _span(since: str, until: str | None) -> tuple[int, int]:
     return begin, end
 
 
-def _recorded(path: Path, device: str, tariffs: Tariffs, ledger: Ledger | None, begin: int, end: int) -> Recorded:
-    lengths = {} if ledger is None else _periods(ledger, begin)
-    first = min((int(began) for began, _ in lengths.values()), default=begin)
-    sums = read_uses(path, device, tariffs.lanes, first, end)
+class _Source(Protocol):
+    """Where use was recorded."""
+
+    def period_starts(self, device: str, at: int) -> dict[Lane, float]:
+        """Return when the period of each lane began that an instant falls in, where that is known."""
+
+    def uses(
+        self, device: str, lanes: Sequence[Lane], since: int, until: int, step_seconds: int
+    ) -> Mapping[int, Sequence[int]]:
+        """Return what each lane sent in each interval, by the interval's start."""
+
+
+class _StateFile:
+    """The recorded use of the program itself."""
+
+    def __init__(self, path: Path) -> None:
+        kept = peek(path)
+        if kept is None:
+            raise BwexporterError(f"nothing is recorded: there is no state file {path}")
+        self._path, self._ledgers = path, kept.ledgers
+
+    def period_starts(self, device: str, at: int) -> dict[Lane, float]:
+        """Count periods back from those that run."""
+        ledger = self._ledgers.get(device)
+        return {} if ledger is None else _periods(ledger, at)
+
+    def uses(
+        self, device: str, lanes: Sequence[Lane], since: int, until: int, step_seconds: int
+    ) -> Mapping[int, Sequence[int]]:
+        """Read the sums; they are of this step."""
+        del step_seconds
+        return read_uses(self._path, device, lanes, since, until)
+
+
+def _source(source: str, instance: str | None, config_path: Path) -> _Source:
+    if source != "state":
+        return Prometheus(source, instance)
+    if instance is not None:
+        raise click.BadParameter(
+            "it goes with the URL of a Prometheus server; write --source URL", param_hint="--instance"
+        )
+    return _StateFile(load_config(config_path).state)
+
+
+def _recorded(source: _Source, device: str, tariffs: Tariffs, begin: int, end: int) -> Recorded:
+    began = source.period_starts(device, begin)
+    first = max(min([begin, *(int(at) for at in began.values())]), begin - MOST_DAYS * 86_400)
+    first -= first % STEP_SECONDS
+    sums = source.uses(device, tariffs.lanes, first, end, STEP_SECONDS)
     rows = [sums.get(start, (0,) * len(tariffs)) for start in range(begin, end, STEP_SECONDS)]
     starts = {}
     for column, lane in enumerate(tariffs.lanes):
-        if lane in lengths:
-            began, _ = lengths[lane]
-            used = sum(sums[start][column] for start in sums if began <= start < begin)
-            starts[lane] = (began, int(used))
+        if lane in began:
+            used = sum(sums[start][column] for start in sums if began[lane] <= start < begin)
+            starts[lane] = (began[lane], int(used))
     return Recorded(float(begin), float(STEP_SECONDS), tariffs.lanes, np.array(rows, np.int64), starts)
 
 
-def _periods(ledger: Ledger, begin: int) -> dict[Lane, tuple[float, float]]:
-    """Return for each lane when the period began that an instant falls in, and how long it is."""
+def _periods(ledger: Ledger, begin: int) -> dict[Lane, float]:
+    """Return for each lane when the period began that an instant falls in."""
     accounts, offset = ledger.accounts, ledger.wall_offset_seconds
     found = {}
     bounds = zip(accounts.period_start_at.tolist(), accounts.period_end_at.tolist(), strict=True)
     for lane, (start, end) in zip(ledger.lanes, bounds, strict=True):
         length = end - start
-        found[lane] = (start + offset - math.ceil((start + offset - begin) / length) * length, length)
+        found[lane] = start + offset - math.ceil((start + offset - begin) / length) * length
     return found
 
 

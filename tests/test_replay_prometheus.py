@@ -1,0 +1,227 @@
+"""Recorded use from a real Prometheus server: the replay over its series agrees with the one over the state file."""
+
+from __future__ import annotations
+
+import doctest
+import http.server
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bwexporter import prometheus
+from bwexporter.cli.main import main
+from bwexporter.core.report import Report
+from tests.alerting.ports import free_port
+from tests.alerting.servers import Server
+from tests.test_replay import STEP, a_day_in
+
+SCRAPE_SECONDS = 60
+BEGAN = 1_700_000_000
+GAP = (BEGAN + 10_000, BEGAN + 12_000)  # in which nothing was scraped
+LOST = BEGAN + 30_000  # when the exporter lost its state: its counters began again
+SPAN = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 12:00+00:00"]
+LADDER = "allowance: 100MB, policy: {ladder: [{from: 20%, rate: 8kbit}]}"
+
+
+@dataclass
+class Scraper:
+    """Writes what a server scrapes every minute: what the last turn has found."""
+
+    instance: str
+    sent: list[str] = field(default_factory=list)
+    starts: list[str] = field(default_factory=list)
+    _last: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _lost: dict[str, int] = field(default_factory=dict)
+    _next: int = BEGAN
+
+    def hear(self, report: Report) -> None:
+        """Scrape what the turn before had found, until this one."""
+        while self._last and self._next < report.at.wall_seconds:
+            if self._next >= LOST and not self._lost:
+                self._lost = {lane: sent for lane, (sent, _) in self._last.items()}
+            if not GAP[0] <= self._next < GAP[1]:
+                for lane, (sent, start) in self._last.items():
+                    at, since = self._next, sent - self._lost.get(lane, 0)
+                    self.sent.append(f"{prometheus.SENT}{lane} {since} {at}")
+                    self.starts.append(f"{prometheus.PERIOD_START}{lane} {start} {at}")
+            self._next += SCRAPE_SECONDS
+        self._next = max(self._next, int(report.at.wall_seconds))
+        accounts, offset = report.devices[0].ledger.accounts, report.devices[0].ledger.wall_offset_seconds
+        for row, lane in enumerate(report.devices[0].tariffs.lanes):
+            labels = f'device="{lane.device}",slice="{lane.slice_name}",traffic="{lane.traffic.value}"'
+            self._last[f'{{{labels},instance="{self.instance}",job="bwexporter"}}'] = (
+                int(accounts.sent_bytes[row]),
+                float(accounts.period_start_at[row] + offset),
+            )
+
+    def written(self) -> str:
+        """Return all of it in the format that promtool reads."""
+        sent, starts = prometheus.SENT, prometheus.PERIOD_START
+        parts = [f"# TYPE {sent.removesuffix('_total')} counter", *self.sent, f"# TYPE {starts} gauge", *self.starts]
+        return "\n".join([*parts, "# EOF\n"])
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One day, as the state file has it and as a server has it."""
+
+    config: Path
+    other: Path
+    url: str
+
+    def replayed(self, capsys: pytest.CaptureFixture[str], *flags: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """Replay it under the ladder."""
+        main(["replay", "--policy", str(self.other), "--config", str(self.config), *SPAN, "--json", *flags])
+        return {(one["slice"], one["traffic"]): one for one in json.loads(capsys.readouterr().out)["lanes"]}
+
+    def refusal(self, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+        """Return what is said of a replay that ends with 1."""
+        with pytest.raises(SystemExit) as ended:
+            main(["replay", "--policy", str(self.other), "--config", str(self.config), *SPAN, *flags])
+        assert ended.value.code == 1
+        return capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
+    """A day of the real turn, and a server in whose blocks its scrapes were written; a second node's are there too."""
+    folder = tmp_path_factory.mktemp("recording")
+    scraper = Scraper("node1:10099")
+    config = a_day_in(folder, scraper.hear)
+    other = folder / "other.yml"
+    other.write_text(config.read_text().replace("allowance: 100MB", LADDER))
+    (folder / "one.om").write_text(scraper.written())
+    (folder / "two.om").write_text(scraper.written().replace("node1:10099", "node2:10099"))
+    for name in ("one.om", "two.om"):
+        written = ["promtool", "tsdb", "create-blocks-from", "openmetrics", name, "tsdb"]
+        subprocess.run(written, cwd=folder, check=True, capture_output=True)
+    (folder / "prometheus.yml").write_text("{}\n")
+    flags = ["--config.file=prometheus.yml", "--storage.tsdb.path=tsdb", "--storage.tsdb.retention.time=100y"]
+    server = Server("prometheus", folder, flags)
+    try:
+        server.start()
+        yield Recording(config, other, server.url)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """A web server that is no Prometheus."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"status": "success", "data": {"result": [7]}}'
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_it_agrees_with_the_state_file_over_a_gap_and_a_counter_that_began_again(
+    recording: Recording, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A turn is up to 300 s in this day, and a sum is of 300 s."""
+    own = recording.replayed(capsys)
+    theirs = recording.replayed(capsys, "--source", recording.url, "--instance", "node1:10099")
+
+    assert own.keys() == theirs.keys()
+    assert {lane for lane, one in own.items() if one["capped"]} == {(f"s{at}", "normal") for at in (0, 1, 2)}
+    for lane, one in own.items():
+        same = theirs[lane]
+        # What is late at one end of the span is at most what is sent in a turn and a sum at the full rate of 20 kB/s.
+        assert same["recorded_bytes"] == pytest.approx(one["recorded_bytes"], abs=600 * 20_000)
+        assert same["sent_bytes"] == pytest.approx(one["sent_bytes"], abs=600 * 20_000)
+        assert len(same["capped"]) == len(one["capped"])
+        for span, other in zip(same["capped"], one["capped"], strict=True):
+            assert span == pytest.approx(other, abs=STEP + 300.0)
+
+
+def test_the_use_of_a_period_before_the_span_is_known_from_the_server_too(
+    recording: Recording, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lane that had used more than the first rung before the span begins is capped from its first instant on."""
+    late = ["--from", "2023-11-15 06:00+00:00"]
+
+    theirs = recording.replayed(capsys, *late, "--source", recording.url, "--instance", "node2:10099")
+
+    assert theirs["s0", "normal"]["capped"][0][0] == 1_700_028_000.0
+
+
+def test_of_several_exporters_one_must_be_named(recording: Recording, capsys: pytest.CaptureFixture[str]) -> None:
+    said = recording.refusal(capsys, "--source", recording.url)
+
+    assert "from 2 instances (node1:10099, node2:10099); say which with --instance" in said
+
+
+def test_what_is_wrong_is_said_in_a_sentence_without_secrets(
+    recording: Recording, stranger: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = f"http://me:secret@127.0.0.1:{free_port()}"
+    cases = {
+        nobody: "cannot be fetched",
+        stranger: "does not answer as a Prometheus server does; write the URL of its API's root",
+        f"{recording.url}/graph": "cannot be fetched: it answers 404 Not Found",
+        "localhost:9090": "the source is no URL of a Prometheus server; write for example http://localhost:9090",
+        "http://[": "the source is no URL of a Prometheus server",
+    }
+    for source, words in cases.items():
+        said = recording.refusal(capsys, "--source", source)
+        assert words in said
+        assert "secret" not in said
+    said = recording.refusal(capsys, "--source", recording.url, "--instance", 'no"where')
+    assert f'{recording.url} has no series {prometheus.SENT}{{device="' in said
+    assert 'instance="no\\"where"} in that span' in said
+
+
+def test_an_instance_goes_with_a_server(recording: Recording, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", "--policy", str(recording.other), "--config", str(recording.config), "--instance", "node1"])
+
+    assert ended.value.code == 2
+    assert "write --source URL" in capsys.readouterr().err
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**12), st.booleans(), st.booleans()), min_size=2, max_size=60),
+)
+def test_whatever_gaps_and_restarts_there_are_all_growth_between_samples_is_there_once(
+    looks: list[tuple[int, bool, bool]],
+) -> None:
+    """A counter grows, is lost at times and begins again at times: nothing is negative, and nothing counts twice."""
+    values, sent, expected, before = [], 0, 0, None
+    for growth, again, missed in looks:
+        sent = growth if again else sent + growth
+        values.append(np.nan if missed else float(sent))
+        if not missed:
+            expected += 0 if before is None else sent - before if sent >= before else sent
+            before = sent
+
+    sums = prometheus.grown(np.array(values).reshape(-1, 1))
+
+    assert len(sums) == len(values) - 1
+    assert (sums >= 0).all()
+    assert int(sums.sum()) == expected
+
+
+def test_the_worked_examples_hold() -> None:
+    assert doctest.testmod(prometheus).failed == 0
