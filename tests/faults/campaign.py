@@ -162,7 +162,7 @@ class Campaign:
         for handle in unmarked:
             self.machine.delete_class(handle)
         for _ in range(2 if unmarked else 0):  # one turn makes the classes, the next one sees them
-            program.turn()
+            _take_saved_turn(program)
 
     def _delete_classes(self) -> None:
         """Let a stranger end a life below each trunk, and perhaps begin another one that regrows.
@@ -202,6 +202,15 @@ class Campaign:
             "most_descriptors": self.most_descriptors,
             "state_bytes": sum(one.stat().st_size for one in self.files.folder.glob(f"{self.files.device}.db*")),
         }
+
+
+def _take_saved_turn(program: Remote) -> None:
+    """Take turns until one is saved: on a starved machine a turn does not wait for the disk for ever.
+
+    Else two lives below one trunk may end after the last save, and then nobody can say which bytes were whose.
+    """
+    while not program.turn()["saved"]:
+        continue
 
 
 def prepare() -> None:
