@@ -23,7 +23,8 @@ from bwexporter.core.lanes import F8, I8, Lane, Traffic
 from bwexporter.errors import BwexporterError
 from bwexporter.fetch import fetch, shown_url
 
-SENT, PERIOD_START = "bwexporter_slice_sent_bytes_total", "bwexporter_slice_period_start_timestamp_seconds"
+SENT = "bwexporter_slice_sent_bytes_total"
+PERIOD_START, USED = "bwexporter_slice_period_start_timestamp_seconds", "bwexporter_slice_period_used_bytes"
 
 _MOST_POINTS = 10_000
 """A server gives no more than 11 000 points of a series in one answer."""
@@ -77,11 +78,16 @@ class Prometheus:
         sums = grown(values)
         return {since + row * step_seconds: sums[row].tolist() for row in range(boundaries - 1)}
 
-    def period_starts(self, device: str, at: int) -> dict[Lane, float]:
-        """Return when the period of each lane began that ran at an instant, where it is known; PrometheusError."""
-        query = self._by_lane(PERIOD_START, device)
-        answer = self._asked("query", {"query": query, "time": at})
-        return {lane: samples[0][1] for lane, samples in _lanes_of(answer, "value", self.url)}
+    def periods(self, device: str, lanes: Sequence[Lane], at: int, step_seconds: int) -> dict[Lane, tuple[float, int]]:
+        """Return when the period of each lane began that ran at an instant, and what was used by then, if known."""
+        del step_seconds
+        began, used = self._at(PERIOD_START, device, at), self._at(USED, device, at)
+        return {lane: (began[lane], int(used[lane])) for lane in lanes if lane in began and lane in used}
+
+    def _at(self, metric: str, device: str, at: int) -> dict[Lane, float]:
+        """Return the value of each lane at an instant."""
+        answer = self._asked("query", {"query": self._by_lane(metric, device), "time": at})
+        return {lane: samples[0][1] for lane, samples in _lanes_of(answer, "value", self.url) if samples}
 
     def _series(self, device: str, since: int, until: int) -> int:
         """Return how many series there are; refuse none, and those of several exporters."""

@@ -40,6 +40,9 @@ FIRST_LANE_MINOR = 0x1000
 BOOT_SECONDS = 1000.0
 PACKET_BYTES = 1000
 
+Span = tuple[float, float]
+"""From when to when, in Unix time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
@@ -57,10 +60,21 @@ class Told:
     """What would have become of one lane."""
 
     lane: Lane
-    recorded_bytes: int
-    sent_bytes: int = 0
-    spans: list[tuple[float, float]] = field(default_factory=list)  # in which it was capped
-    sent_by_interval: list[int] = field(default_factory=list)
+    allowance_bytes: int
+    recorded_by_interval: I8
+    sent_by_interval: I8
+    used_by_interval: I8  # of the allowance in the period, at its end
+    spans: list[Span] = field(default_factory=list)  # in which it was capped
+
+    @property
+    def recorded_bytes(self) -> int:
+        """Return what it did send."""
+        return int(self.recorded_by_interval.sum())
+
+    @property
+    def sent_bytes(self) -> int:
+        """Return what it would have sent."""
+        return int(self.sent_by_interval.sum())
 
     @property
     def less_bytes(self) -> int:
@@ -83,32 +97,42 @@ def replayed(
     turns.enlist(Desk(device, machine, tree, tariffs, rules, open_ledger(device, 1, now)))
     desk = turns.desks[device]
     desk.ledger = _as_it_stood(desk.ledger, recorded, rules, tariffs)
-    told = [Told(lane, int(machine.demand[:, row].sum())) for row, lane in enumerate(tariffs.lanes)]
+    spans, used, intervals = [list[Span]() for _ in tariffs.lanes], np.zeros_like(machine.demand), 0
     turns.take(now)  # makes the classes
     report = turns.take(now)
     length = len(machine.demand) * recorded.step_seconds
     while machine.seconds < length:
-        _note(told, report, now.wall_seconds)
+        _note(spans, report, now.wall_seconds)
         seconds = min(max(turns.next_look_seconds(now), 1e-3), length - machine.seconds)
         machine.pass_seconds(seconds)
         now = Instant(now.wall_seconds + seconds, now.boot_seconds + seconds, now.boot_id)
         report = turns.take(now, early=turns.is_early(now))
-    for row, one in enumerate(told):
-        one.spans = [(since, min(until, now.wall_seconds)) for since, until in one.spans]
-        one.sent_bytes = int(machine.passed[:, row].sum())
-        one.sent_by_interval = machine.passed[:, row].astype(np.int64).tolist()
-    return told
+        ended = int(machine.seconds / recorded.step_seconds + 1e-9)
+        used[intervals:ended] = turns.desks[device].ledger.accounts.used_bytes[: len(tariffs)]
+        intervals = ended
+    allowances, passed = tariffs.allowance_bytes.tolist(), machine.passed.astype(np.int64)
+    return [
+        Told(
+            lane,
+            allowances[row],
+            machine.demand[:, row],
+            passed[:, row],
+            used[:, row],
+            [(since, min(until, now.wall_seconds)) for since, until in spans[row]],
+        )
+        for row, lane in enumerate(tariffs.lanes)
+    ]
 
 
-def _note(told: list[Told], report: Report, at: float) -> None:
+def _note(spans: Sequence[list[Span]], report: Report, at: float) -> None:
     """Write down who is capped from now on until the next look."""
     until = at + report.next_look_seconds
     for row in np.flatnonzero(report.devices[0].verdicts.capped).tolist():
-        spans = told[row].spans
-        if spans and spans[-1][1] >= at - 0.01:
-            spans[-1] = (spans[-1][0], until)
+        known = spans[row]
+        if known and known[-1][1] >= at - 0.01:
+            known[-1] = (known[-1][0], until)
         else:
-            spans.append((at, until))
+            known.append((at, until))
 
 
 def _in_order(recorded: Recorded, tariffs: Tariffs) -> I8:

@@ -34,7 +34,7 @@ DOORS = {
     "bcrypt": {"bwexporter.web"},
     "h11": {"bwexporter.web"},
     "jinja2": {"bwexporter.web"},
-    "markupsafe": {"bwexporter.web"},
+    "markupsafe": {"bwexporter.chart", "bwexporter.svg", "bwexporter.web"},
     "prometheus_client": {"bwexporter.metrics"},
     "pyroute2": {"bwexporter.kernel", "bwexporter.demo"},
     "sqlite3": {"bwexporter.state"},

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bwexporter import __version__
+from bwexporter import __version__, svg
 from bwexporter.core.lanes import UNLIMITED, Lane, Reason, Traffic
 from bwexporter.core.orders import Action, InForce, Order
 from bwexporter.core.report import Event, EventKind, Report, SliceInfo, SourceStatus
@@ -436,7 +436,7 @@ class TestPictures:
 
     def test_the_worked_examples_hold(self) -> None:
         """The docstrings' examples are run."""
-        assert all(0 == doctest.testmod(room).failed for room in (browse, history, negotiation, picture))
+        assert all(0 == doctest.testmod(room).failed for room in (browse, history, negotiation, svg))
 
 
 def test_a_slice_without_a_record_has_a_page(tmp_path: Path) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import random
+import re
+import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bwexporter import chart, svg
+from bwexporter.cli import comparing
 from bwexporter.cli.main import main
-from bwexporter.core.lanes import Traffic
+from bwexporter.core.lanes import UNLIMITED, Traffic
 from bwexporter.core.plans import LAW, Policy, Rung, Window, Windows
 from bwexporter.core.report import Report
 from bwexporter.replay import Recorded, Told, replayed
@@ -26,6 +34,8 @@ MEGABYTE = 1_000_000
 STEP = 300.0
 INTERVAL = 150.0
 FREE = Policy(windows=Windows((Window(0, 720, 0.0), Window(720, 0, 0.0))))
+LADDER_FROM_A_FIFTH = "allowance: 100MB, policy: {ladder: [{from: 20%, rate: 8kbit}]}"
+SVG = "{http://www.w3.org/2000/svg}"
 LADDER = Policy(ladder=(Rung(0.5, 5_000), Rung(1.0, 500)))
 
 
@@ -179,9 +189,16 @@ def a_day_in(folder: Path, hears: Callable[[Report], None] = lambda _: None) -> 
     return path
 
 
+@pytest.fixture(scope="module")
+def lived_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_day_in(tmp_path_factory.mktemp("day"))
+
+
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    return a_day_in(tmp_path)
+def saved(lived_day: Path, tmp_path: Path) -> Path:
+    """A configuration of the test's own, whose state file holds the day."""
+    shutil.copytree(lived_day.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / lived_day.name
 
 
 def test_the_command_reads_the_state_file_and_says_who_when_and_how_much(
@@ -189,10 +206,7 @@ def test_the_command_reads_the_state_file_and_says_who_when_and_how_much(
 ) -> None:
     """A ladder that begins at a fifth of the allowance, over half a day."""
     other = tmp_path / "other.yml"
-    text = saved.read_text().replace(
-        "allowance: 100MB", "allowance: 100MB, policy: {ladder: [{from: 20%, rate: 8kbit}]}"
-    )
-    other.write_text(text)
+    other.write_text(saved.read_text().replace("allowance: 100MB", LADDER_FROM_A_FIFTH))
     span = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 12:00+00:00"]
 
     main(["replay", "--policy", str(other), "--config", str(saved), *span, "--json"])
@@ -216,3 +230,128 @@ def test_a_span_of_which_nothing_is_known_says_so(saved: Path, capsys: pytest.Ca
 
     assert ended.value.code == 1
     assert "no use of these slices is recorded in that span" in capsys.readouterr().err
+
+
+# The picture.
+
+
+def parsed(text: str) -> ET.Element:
+    return ET.fromstring(text)  # noqa: S314 - we have just written it
+
+
+def polylines(drawn: ET.Element, name: str) -> list[list[tuple[float, float]]]:
+    """Return where the lines of a class run, one for each chart."""
+    lines = [one.get("points", "").split() for one in drawn.iter(f"{SVG}polyline") if one.get("class") == name]
+    return [[(float(x), float(y)) for x, y in (point.split(",") for point in points)] for points in lines]
+
+
+def bars(drawn: ET.Element, name: str) -> list[tuple[float, float, str]]:
+    """Return from where to where each bar of a class reaches, and what it says when pointed at."""
+    found = [one for one in drawn.iter(f"{SVG}rect") if one.get("class") == f"capped {name}"]
+    return [
+        (float(one.get("x", "")), float(one.get("x", "")) + float(one.get("width", "")), one[0].text or "")
+        for one in found
+    ]
+
+
+def test_the_picture_shows_rate_use_and_caps_of_both(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under the ladder the greedy slice is capped after 1000 s, as recorded after 4000 s; both lines fall then."""
+    other, file = tmp_path / "on a <ladder>.yml", tmp_path / "out.svg"
+    other.write_text(saved.read_text().replace("allowance: 100MB", LADDER_FROM_A_FIFTH))
+    span = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 12:00+00:00"]
+
+    main(["replay", "--policy", str(other), "--config", str(saved), *span, "--slice", "s0", "--svg", str(file)])
+
+    drawn, begin, end = parsed(file.read_text()), 1_700_000_100, 1_700_049_600
+    words = [one.text or "" for one in drawn.iter(f"{SVG}text")]
+
+    def at(x: float) -> float:
+        return begin + (x - chart.LEFT) / (chart.RIGHT - chart.LEFT) * (end - begin)
+
+    assert [one for one in words if one.startswith("s0, normal traffic on eth0")]
+    assert {"22:15", "12:00", "0 B", "100 MB", "150kbit", "capped", "allowance 100 MB"} <= set(words)
+    assert {"\N{BLACK SQUARE} recorded", "\N{BLACK SQUARE} under on a <ladder>.yml"} <= set(words)
+    # Lower on the picture is a larger y: who may send less has used less, at every instant.
+    (recorded,), (under,) = polylines(drawn, "used course0"), polylines(drawn, "used course1")
+    assert [x for x, _ in recorded] == [x for x, _ in under]
+    assert all(mine >= theirs for (_, mine), (_, theirs) in zip(under, recorded, strict=True))
+    assert under[-1][1] - recorded[-1][1] > 30
+    for name, falls in (("course0", begin + 3_900), ("course1", begin + 900)):
+        (rate,) = polylines(drawn, f"rate {name}")
+        top = min(y for _, y in rate)
+        last_at_full = max(x for x, y in rate if y == top)
+        assert at(last_at_full) == pytest.approx(falls, abs=2 * STEP)
+    (bar,) = bars(drawn, "course1")
+    assert at(bar[0]) == pytest.approx(begin + 900, abs=STEP + 100)
+    assert at(bar[1]) == pytest.approx(end, abs=100)
+    assert bar[2].startswith("under on a <ladder>.yml: capped from 14 Nov 22:")
+    assert bar[0] < bars(drawn, "course0")[0][0]
+    assert "s0" in capsys.readouterr().out
+
+
+def test_without_a_slice_the_lanes_are_drawn_whose_caps_differ_most(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only s1 has another policy; those that it does not change come after it."""
+    other, file = tmp_path / "other.yml", tmp_path / "out.svg"
+    other.write_text(saved.read_text().replace("slices.yml", "others.yml"))
+    (tmp_path / "others.yml").write_text(
+        (tmp_path / "slices.yml")
+        .read_text()
+        .replace("{name: s1, id: 2}", "{name: s1, id: 2, normal: {policy: {ladder: [{from: 10%, rate: 8kbit}]}}}")
+    )
+
+    main(["replay", "--policy", str(other), "--config", str(saved), "--from", "2023-11-14 22:15+00:00",
+          "--to", "2023-11-15 12:00+00:00", "--svg", str(file)])  # fmt: skip
+
+    drawn = parsed(file.read_text())
+    titles = [one.text or "" for one in drawn.iter(f"{SVG}text") if one.get("class") == "title"]
+    assert titles[0].startswith("s1, normal traffic")
+    assert 1 < len(titles) <= comparing.MOST_CHARTS
+    assert len(polylines(drawn, "rate course0")) == len(polylines(drawn, "rate course1")) == len(titles)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--slice", "nobody"], "has no slice 'nobody'; write the name of one of its slices"),
+        (["--svg", "/nowhere/out.svg"], "the picture cannot be written to /nowhere/out.svg: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(
+    saved: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    span = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 01:00+00:00"]
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", "--policy", str(saved), "--config", str(saved), *span, *flags])
+
+    assert ended.value.code == 1
+    assert words in capsys.readouterr().err
+
+
+@given(
+    st.lists(st.floats(0, 1e15), min_size=1, max_size=20),
+    st.sampled_from([UNLIMITED, 0, 1, 999, 10**12]),
+    st.floats(1, 4e6),
+)
+def test_every_course_can_be_drawn(values: list[float], allowance: int, length: float) -> None:
+    """No number leaves the frame, and none is missing."""
+    course = [(1e9 + length * at / len(values), value) for at, value in enumerate(values)]
+    lived = chart.Lived('<"&', course, course, [(1e9 - 5, 1e9 + 1e7)])
+
+    drawn = chart.drawn([chart.Chart("<&", 1e9, 1e9 + length, [("allowance", allowance)], [lived, lived])] * 2)
+
+    height = float(parsed(drawn).get("height", ""))
+    assert "nan" not in drawn
+    assert all(0 <= float(y) <= height for y in re.findall(r'\by[12]?="([-\d.]+)"', drawn))
+    for points in re.findall(r'points="([^"]*)"', drawn):
+        for x, y in (point.split(",") for point in points.split()):
+            assert chart.LEFT <= float(x) <= chart.RIGHT
+            assert 0 <= float(y) <= height
+
+
+def test_the_worked_examples_hold() -> None:
+    assert [0, 0] == [doctest.testmod(room).failed for room in (comparing, svg)]

@@ -22,14 +22,13 @@ from bwexporter.cli.main import main
 from bwexporter.core.report import Report
 from tests.alerting.ports import free_port
 from tests.alerting.servers import Server
-from tests.test_replay import STEP, a_day_in
+from tests.test_replay import LADDER_FROM_A_FIFTH, STEP, a_day_in
 
 SCRAPE_SECONDS = 60
 BEGAN = 1_700_000_000
 GAP = (BEGAN + 10_000, BEGAN + 12_000)  # in which nothing was scraped
 LOST = BEGAN + 30_000  # when the exporter lost its state: its counters began again
 SPAN = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 12:00+00:00"]
-LADDER = "allowance: 100MB, policy: {ladder: [{from: 20%, rate: 8kbit}]}"
 
 
 @dataclass
@@ -39,7 +38,8 @@ class Scraper:
     instance: str
     sent: list[str] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
-    _last: dict[str, tuple[int, float]] = field(default_factory=dict)
+    used: list[str] = field(default_factory=list)
+    _last: dict[str, tuple[int, float, int]] = field(default_factory=dict)
     _lost: dict[str, int] = field(default_factory=dict)
     _next: int = BEGAN
 
@@ -47,12 +47,13 @@ class Scraper:
         """Scrape what the turn before had found, until this one."""
         while self._last and self._next < report.at.wall_seconds:
             if self._next >= LOST and not self._lost:
-                self._lost = {lane: sent for lane, (sent, _) in self._last.items()}
+                self._lost = {lane: sent for lane, (sent, _, _) in self._last.items()}
             if not GAP[0] <= self._next < GAP[1]:
-                for lane, (sent, start) in self._last.items():
+                for lane, (sent, start, used) in self._last.items():
                     at, since = self._next, sent - self._lost.get(lane, 0)
                     self.sent.append(f"{prometheus.SENT}{lane} {since} {at}")
                     self.starts.append(f"{prometheus.PERIOD_START}{lane} {start} {at}")
+                    self.used.append(f"{prometheus.USED}{lane} {used} {at}")
             self._next += SCRAPE_SECONDS
         self._next = max(self._next, int(report.at.wall_seconds))
         accounts, offset = report.devices[0].ledger.accounts, report.devices[0].ledger.wall_offset_seconds
@@ -61,12 +62,14 @@ class Scraper:
             self._last[f'{{{labels},instance="{self.instance}",job="bwexporter"}}'] = (
                 int(accounts.sent_bytes[row]),
                 float(accounts.period_start_at[row] + offset),
+                int(accounts.used_bytes[row]),
             )
 
     def written(self) -> str:
         """Return all of it in the format that promtool reads."""
-        sent, starts = prometheus.SENT, prometheus.PERIOD_START
-        parts = [f"# TYPE {sent.removesuffix('_total')} counter", *self.sent, f"# TYPE {starts} gauge", *self.starts]
+        parts = [f"# TYPE {prometheus.SENT.removesuffix('_total')} counter", *self.sent]
+        parts += [f"# TYPE {prometheus.PERIOD_START} gauge", *self.starts]
+        parts += [f"# TYPE {prometheus.USED} gauge", *self.used]
         return "\n".join([*parts, "# EOF\n"])
 
 
@@ -98,7 +101,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
     scraper = Scraper("node1:10099")
     config = a_day_in(folder, scraper.hear)
     other = folder / "other.yml"
-    other.write_text(config.read_text().replace("allowance: 100MB", LADDER))
+    other.write_text(config.read_text().replace("allowance: 100MB", LADDER_FROM_A_FIFTH))
     (folder / "one.om").write_text(scraper.written())
     (folder / "two.om").write_text(scraper.written().replace("node1:10099", "node2:10099"))
     for name in ("one.om", "two.om"):

@@ -18,6 +18,7 @@ import click
 import numpy as np
 from rich.table import Table
 
+from bwexporter.cli.comparing import MOST_CHARTS, picture
 from bwexporter.cli.files import roll_of
 from bwexporter.cli.options import as_json_option, config_option
 from bwexporter.cli.past import parse_since
@@ -50,8 +51,17 @@ PICTURE_CELLS = 24
 @click.option("--instance", help="Of the exporters that Prometheus scrapes, this one's series.")
 @click.option("--from", "since", default="1d", help="From when on: 2d (ago), or 2026-03-01 14:00 [default: 1d].")
 @click.option("--to", "until", help="Until when, likewise [default: now].")
+@click.option("--slice", "slice_name", metavar="NAME", help="Say it of this slice alone.")
+@click.option(
+    "--svg",
+    "svg_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw rate, use and caps under your configuration and the other: of the slice asked for, or of the "
+    f"{MOST_CHARTS} lanes whose caps differ most.",
+)
 @as_json_option
-def replay(
+def replay(  # noqa: PLR0913 - each is an option
     config_path: Path,
     policy_path: Path,
     *,
@@ -59,6 +69,8 @@ def replay(
     instance: str | None,
     since: str,
     until: str | None,
+    slice_name: str | None,
+    svg_path: Path | None,
     as_json: bool,
 ) -> None:
     """Say who would have been capped, when, for how long, and how many bytes less, had another configuration held.
@@ -72,21 +84,48 @@ def replay(
     keeps its series; the state file is not read then.
     """
     begin, end = _span(since, until)
-    source_of = _source(source, instance, config_path)
-    roll, told = roll_of(load_config(policy_path)), list[Told]()
-    for device, (tariffs, rules) in roll.tariffs.items():
-        if not roll.trees[device].builds:
-            raise BwexporterError(f"{device} has a tree that others built; only trees of bwexporter's are replayed")
-        recorded = _recorded(source_of, device, tariffs, begin, end)
-        told += replayed(recorded, device, roll.trees[device], tariffs, rules, roll.pace)
-    if not any(one.recorded_bytes for one in told):
+    recorder = _source(source, instance, config_path)
+    told = _of_slice(_lived(policy_path, recorder, begin, end), slice_name, policy_path)
+    seen = [one for one in told if one.recorded_bytes]
+    if not seen:
         raise BwexporterError(
             "no use of these slices is recorded in that span; `bwexporter history` says what is known"
         )
+    if svg_path is not None:
+        thens, most = _lived(config_path, recorder, begin, end), MOST_CHARTS if slice_name is None else None
+        _write(svg_path, picture(thens, seen, (begin, end), policy_path.name, most))
     if as_json:
         click.echo(json.dumps({"from": begin, "to": end, "lanes": [_row(one) for one in told]}, indent=2))
     else:
-        console().print(_drawn([one for one in told if one.recorded_bytes], begin, end))
+        console().print(_drawn(seen, begin, end))
+
+
+def _lived(path: Path, source: _Source, begin: int, end: int) -> list[Told]:
+    """Live through the span under a configuration."""
+    roll, told = roll_of(load_config(path)), list[Told]()
+    for device, (tariffs, rules) in roll.tariffs.items():
+        if not roll.trees[device].builds:
+            raise BwexporterError(f"{device} has a tree that others built; only trees of bwexporter's are replayed")
+        recorded = _recorded(source, device, tariffs, begin, end)
+        told += replayed(recorded, device, roll.trees[device], tariffs, rules, roll.pace)
+    return told
+
+
+def _of_slice(told: list[Told], slice_name: str | None, path: Path) -> list[Told]:
+    """Return the lanes of a slice, or all where none is asked for."""
+    if slice_name is None:
+        return told
+    found = [one for one in told if one.lane.slice_name == slice_name]
+    if not found:
+        raise BwexporterError(f"{path} has no slice {slice_name!r}; write the name of one of its slices")
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as trouble:
+        raise BwexporterError(f"the picture cannot be written to {path}: {trouble.strerror}") from trouble
 
 
 def _span(since: str, until: str | None) -> tuple[int, int]:
@@ -105,8 +144,8 @@ def _span(since: str, until: str | None) -> tuple[int, int]:
 class _Source(Protocol):
     """Where use was recorded."""
 
-    def period_starts(self, device: str, at: int) -> dict[Lane, float]:
-        """Return when the period of each lane began that an instant falls in, where that is known."""
+    def periods(self, device: str, lanes: Sequence[Lane], at: int, step_seconds: int) -> dict[Lane, tuple[float, int]]:
+        """Return when the period of each lane began that ran at an instant, and what was used by then, if known."""
 
     def uses(
         self, device: str, lanes: Sequence[Lane], since: int, until: int, step_seconds: int
@@ -123,10 +162,17 @@ class _StateFile:
             raise BwexporterError(f"nothing is recorded: there is no state file {path}")
         self._path, self._ledgers = path, kept.ledgers
 
-    def period_starts(self, device: str, at: int) -> dict[Lane, float]:
-        """Count periods back from those that run."""
+    def periods(self, device: str, lanes: Sequence[Lane], at: int, step_seconds: int) -> dict[Lane, tuple[float, int]]:
+        """Count periods back from those that run; the interval in which one began is taken to be its own."""
         ledger = self._ledgers.get(device)
-        return {} if ledger is None else _periods(ledger, at)
+        began = {} if ledger is None else _began(ledger, at)
+        first = int(min([at, *began.values()]) // step_seconds) * step_seconds
+        sums = read_uses(self._path, device, lanes, first, at)
+        return {
+            lane: (since, sum(sent[column] for start, sent in sums.items() if start > since - step_seconds))
+            for column, lane in enumerate(lanes)
+            if (since := began.get(lane)) is not None
+        }
 
     def uses(
         self, device: str, lanes: Sequence[Lane], since: int, until: int, step_seconds: int
@@ -147,20 +193,14 @@ def _source(source: str, instance: str | None, config_path: Path) -> _Source:
 
 
 def _recorded(source: _Source, device: str, tariffs: Tariffs, begin: int, end: int) -> Recorded:
-    began = source.period_starts(device, begin)
-    first = max(min([begin, *(int(at) for at in began.values())]), begin - MOST_DAYS * 86_400)
-    first -= first % STEP_SECONDS
-    sums = source.uses(device, tariffs.lanes, first, end, STEP_SECONDS)
-    rows = [sums.get(start, (0,) * len(tariffs)) for start in range(begin, end, STEP_SECONDS)]
-    starts = {}
-    for column, lane in enumerate(tariffs.lanes):
-        if lane in began:
-            used = sum(sums[start][column] for start in sums if began[lane] <= start < begin)
-            starts[lane] = (began[lane], int(used))
-    return Recorded(float(begin), float(STEP_SECONDS), tariffs.lanes, np.array(rows, np.int64), starts)
+    lanes = tariffs.lanes
+    sums = source.uses(device, lanes, begin, end, STEP_SECONDS)
+    rows = [sums.get(start, (0,) * len(lanes)) for start in range(begin, end, STEP_SECONDS)]
+    periods = source.periods(device, lanes, begin, STEP_SECONDS)
+    return Recorded(float(begin), float(STEP_SECONDS), lanes, np.array(rows, np.int64), periods)
 
 
-def _periods(ledger: Ledger, begin: int) -> dict[Lane, float]:
+def _began(ledger: Ledger, begin: int) -> dict[Lane, float]:
     """Return for each lane when the period began that an instant falls in."""
     accounts, offset = ledger.accounts, ledger.wall_offset_seconds
     found = {}
@@ -203,7 +243,7 @@ def _drawn(told: list[Told], begin: int, end: int) -> Table:
             print_duration(one.capped_seconds) if one.spans else "-",
             _time(one.spans[0][0]) if one.spans else "-",
             sparkline(
-                [float(part.sum()) for part in np.array_split(np.array(one.sent_by_interval), PICTURE_CELLS)],
+                [float(part.sum()) for part in np.array_split(one.sent_by_interval, PICTURE_CELLS)],
                 PICTURE_CELLS,
             ),
         )
