@@ -34,7 +34,9 @@ from bwexporter.core.lanes import (
 )
 from bwexporter.core.periods import PeriodRule, Rolling
 from bwexporter.core.report import Event, Report
-from bwexporter.turn import Desk, Pace, Tree, Turns
+from bwexporter.desk import Desk, Tree
+from bwexporter.stages import Pace
+from bwexporter.turn import Turns
 
 FIRST_LANE_MINOR = 0x1000
 BOOT_SECONDS = 1000.0

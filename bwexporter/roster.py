@@ -15,6 +15,7 @@ from bwexporter.config import Tree as TreeKind
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, DeviceFacts, Lane, Tariffs
 from bwexporter.core.periods import PeriodRule
 from bwexporter.core.report import SliceInfo, SourceStatus
+from bwexporter.desk import Desk
 from bwexporter.errors import ConfigError, Problem
 from bwexporter.kernel.addresses import Addresses
 from bwexporter.kernel.claims import Claim, claim
@@ -31,7 +32,7 @@ from bwexporter.slices.polled import PolledSource
 from bwexporter.slices.records import RESERVED_NAMES, Match, SliceRecord
 from bwexporter.slices.source import SourceResult
 from bwexporter.slices.tariffs import assemble, devices_of, slice_warnings
-from bwexporter.turn import Desk, Pace
+from bwexporter.stages import Pace
 from bwexporter.written import Network
 
 

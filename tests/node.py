@@ -16,8 +16,10 @@ from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, UNLIMITED, Instant, Lane, Ledger, Tariffs, Traffic
 from bwexporter.core.report import DeviceReport, Event, Report
+from bwexporter.desk import Desk
 from bwexporter.kernel.tree import DEFAULT_ID, ManagedTree
-from bwexporter.turn import Desk, Pace, Turns
+from bwexporter.stages import Pace
+from bwexporter.turn import Turns
 from tests.builders import GIGABIT, make_tariffs
 from tests.fake_kernel import FakeDevice, FakeKernel
 

@@ -19,7 +19,7 @@ from bwexporter.core.lanes import Act
 from bwexporter.core.periods import Rolling
 from bwexporter.core.plans import LAW, Policy
 from bwexporter.core.report import EventKind, Report
-from bwexporter.turn import Pace
+from bwexporter.stages import Pace
 from tests.builders import GIGABIT
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node

@@ -32,8 +32,8 @@ from bwexporter.kernel.tree import DEFAULT_ID, ManagedTree
 from bwexporter.slices.ids import allot_ids
 from bwexporter.slices.records import LARGEST_ID, SMALLEST_ID, read_record
 from bwexporter.slices.tariffs import assemble
+from bwexporter.stages import Pace
 from bwexporter.state import open_state
-from bwexporter.turn import Pace
 from tests.builders import DAY_SECONDS, GIGABIT, NOON, make_accounts, make_ledger, make_tariffs, table
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node

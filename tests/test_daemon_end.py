@@ -9,7 +9,7 @@ from typing import Any
 
 from bwexporter.core.report import PushStatus, Report
 from bwexporter.daemon import Daemon
-from bwexporter.turn import Pace
+from bwexporter.stages import Pace
 from tests.reports import device_report, report
 
 

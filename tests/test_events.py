@@ -12,7 +12,7 @@ import pytest
 from bwexporter.core.lanes import Traffic
 from bwexporter.core.periods import Calendar, Rolling, Unit
 from bwexporter.core.report import Event, EventKind
-from bwexporter.turn import Pace
+from bwexporter.stages import Pace
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node
 

@@ -9,7 +9,8 @@ import numpy as np
 from bwexporter.core import plan
 from bwexporter.core.lanes import DEFAULT_SLICE, Act, Changes, Traffic
 from bwexporter.core.report import EventKind
-from bwexporter.turn import FIRST_MADE, Pace
+from bwexporter.desk import FIRST_MADE
+from bwexporter.stages import Pace
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node
 from tests.test_plan import A, B, Rig, Set, wanted_of

@@ -15,9 +15,11 @@ from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Changes, Instant, Lane, Ledger, Outcomes, Reason, Snapshot, Traffic
 from bwexporter.core.periods import Rolling
 from bwexporter.core.report import DeviceReport, Event, EventKind
+from bwexporter.desk import Desk
 from bwexporter.errors import DeviceRefused
 from bwexporter.kernel.tree import ManagedTree
-from bwexporter.turn import STAGES, Desk, Pace, Turns
+from bwexporter.stages import Pace
+from bwexporter.turn import STAGES, Turns
 from tests.builders import GIGABIT
 from tests.fake_kernel import FakeClass, FakeDevice, FakeKernel
 from tests.node import DEVICE, Kept, Node, plain_tariffs

@@ -14,7 +14,7 @@ from rich.tree import Tree
 
 from bwexporter.cli.looking import Standing
 from bwexporter.core.lanes import UNLIMITED, Lane, Snapshot
-from bwexporter.turn import Desk
+from bwexporter.desk import Desk
 from bwexporter.units import print_rate, print_volume
 
 Row = Mapping[str, Any]

@@ -20,10 +20,10 @@ from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Instant
 from bwexporter.core.sights import Kept
 from bwexporter.daemon import read_clocks
+from bwexporter.desk import Desk
 from bwexporter.kernel.addresses import addresses_of
 from bwexporter.roster import Roll, Roster
 from bwexporter.state import NOTHING_SAVED, peek
-from bwexporter.turn import Desk
 
 
 @dataclass(frozen=True, slots=True)

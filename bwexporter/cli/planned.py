@@ -12,7 +12,7 @@ from typing import Any
 from bwexporter.cli.drawing import TRUNK, class_text, lanes_of
 from bwexporter.core.lanes import Act, Changes, Classes, Snapshot
 from bwexporter.core.places import find
-from bwexporter.turn import Desk
+from bwexporter.desk import Desk
 from bwexporter.units import print_rate
 
 _RATES = {"ceiling": "ceiling_bytes_per_second", "rate": "rate_bytes_per_second"}

@@ -19,12 +19,12 @@ from bwexporter.cli.looking import Standing, standing
 from bwexporter.cli.ruling import is_sorted, rules_for
 from bwexporter.cli.table import console
 from bwexporter.core.lanes import Lane
+from bwexporter.desk import Desk
 from bwexporter.errors import BwexporterError
 from bwexporter.kernel import probe
 from bwexporter.kernel.classifier import Classifier
 from bwexporter.kernel.rules import handle_text
 from bwexporter.reach import Finding, Verdict, Watched, findings
-from bwexporter.turn import Desk
 
 _NOT_SORTED = (
     "bwexporter makes no rules here, and yours sort the packets: no slice has a `match` and nothing is exempt, or the "

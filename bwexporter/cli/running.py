@@ -34,6 +34,7 @@ from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.lanes import DeviceFacts, Instant, Ledger, Snapshot
 from bwexporter.core.sights import Kept
 from bwexporter.daemon import Daemon, read_clocks
+from bwexporter.desk import Desk
 from bwexporter.errors import ConfigError, DeviceRefused, KernelUnreadable, Problem
 from bwexporter.kernel.addresses import addresses_of
 from bwexporter.kernel.adopted import AdoptedDevice
@@ -48,7 +49,7 @@ from bwexporter.roster import Roll, Roster
 from bwexporter.slices.file import Identity, identities, watch
 from bwexporter.sorting import Sorting
 from bwexporter.state import State, open_state
-from bwexporter.turn import Desk, Turns
+from bwexporter.turn import Turns
 from bwexporter.web import api
 from bwexporter.web.listening import said
 

@@ -31,6 +31,7 @@ from bwexporter.config import load_config
 from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.lanes import Act, Changes, Classes
 from bwexporter.daemon import SWITCH_SECONDS, read_clocks
+from bwexporter.desk import Desk
 from bwexporter.kernel import wire
 from bwexporter.kernel.htb import Device
 from bwexporter.kernel.sockets import Listener, Requests
@@ -39,7 +40,7 @@ from bwexporter.metrics import Exposition, Rendered
 from bwexporter.metrics.catalogue import LANE_FAMILIES
 from bwexporter.roster import Roster
 from bwexporter.state import open_state
-from bwexporter.turn import Desk, Turns
+from bwexporter.turn import Turns
 from bwexporter.web.app import build_app
 from bwexporter.web.server import Server
 from tests.benchmarks.worker import Stopwatch, Taken, resident_bytes, serve, timed

@@ -15,11 +15,12 @@ import numpy as np
 
 from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.lanes import Act, Classes
+from bwexporter.desk import Desk
 from bwexporter.kernel import wire
 from bwexporter.kernel.htb import Device
 from bwexporter.kernel.sockets import Requests
 from bwexporter.kernel.tree import ManagedTree
-from bwexporter.turn import Desk, Turns
+from bwexporter.turn import Turns
 from tests.builders import GIGABIT
 from tests.fake_kernel import FakeClass
 from tests.faults.machine import Class, Machine

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from bwexporter.core.report import EventKind, Report
-from bwexporter.turn import Pace
+from bwexporter.stages import Pace
 from tests.faults.machine import Machine
 from tests.faults.real_node import RealNode
 from tests.kernel.conftest import CAP_NET_ADMIN, run, without_capability

@@ -15,7 +15,7 @@ import pytest
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Changes, Ledger, Outcomes, Snapshot
 from bwexporter.core.report import Event
-from bwexporter.turn import Desk
+from bwexporter.desk import Desk
 from tests.faults.machine import can_unshare
 from tests.faults.program import ROOT
 from tests.node import DEVICE, Kept, Node, Shelf
