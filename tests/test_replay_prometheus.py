@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 
 from bwexporter import prometheus
 from bwexporter.cli.main import main
+from bwexporter.core.lanes import Lane, Traffic
 from bwexporter.core.report import Report
 from tests.alerting.ports import free_port
 from tests.alerting.servers import Server
+from tests.node import DEVICE
 from tests.test_replay import LADDER_FROM_A_FIFTH, STEP, a_day_in
 
 SCRAPE_SECONDS = 60
@@ -168,6 +170,22 @@ def test_the_use_of_a_period_before_the_span_is_known_from_the_server_too(
     theirs = recording.replayed(capsys, *late, "--source", recording.url, "--instance", "node2:10099")
 
     assert theirs["s0", "normal"]["capped"][0][0] == 1_700_028_000.0
+
+
+def test_a_span_of_more_points_than_a_server_gives_at_once_is_asked_in_parts(recording: Recording) -> None:
+    """Sixty days in steps of 300 s, which the server refuses in one: all that the short span around the day has."""
+    lane = Lane(DEVICE, "s0", Traffic.NORMAL)
+    source = prometheus.Prometheus(recording.url, "node1:10099")
+    first, last = BEGAN - BEGAN % 300, BEGAN - BEGAN % 300 + 86_400
+
+    short = source.uses(DEVICE, [lane], first, last, 300)
+    long = source.uses(DEVICE, [lane], last - 30 * 86_400, last + 30 * 86_400, 300)
+
+    assert len(long) == 60 * 288
+    assert {start: sent for start, sent in long.items() if sent[0]} == {
+        start: sent for start, sent in short.items() if sent[0]
+    }
+    assert sum(sent[0] for sent in short.values()) > 50_000_000
 
 
 def test_of_several_exporters_one_must_be_named(recording: Recording, capsys: pytest.CaptureFixture[str]) -> None:
