@@ -17,13 +17,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import httpx
-
 from bwexporter.errors import BwexporterError
+
+if TYPE_CHECKING:
+    import httpx
 
 MOST_BYTES = 1 << 20
 MOST_SECONDS = 10.0
@@ -70,6 +72,8 @@ def fetch(
 
     `content` is posted. Where `ca_file` is given, the certificates in it are trusted and no others.
     """
+    import httpx  # noqa: PLC0415 - rarely needed, and 0.1 s to load
+
     deadline = time.monotonic() + seconds
     verify = trusted(ca_file) if ca_file else True
     with _cut_off(seconds) as seen, httpx.Client(verify=verify, timeout=seconds) as client:
@@ -119,9 +123,9 @@ def _body(
 
 def _read(response: httpx.Response, most_bytes: int, deadline: float) -> Answer:
     conditions = {"if-none-match", "if-modified-since"}
-    if response.status_code == httpx.codes.NOT_MODIFIED and conditions & response.request.headers.keys():
+    if response.status_code == HTTPStatus.NOT_MODIFIED and conditions & response.request.headers.keys():
         return Answer(b"", response.headers, unchanged=True)
-    if response.status_code != httpx.codes.OK:
+    if response.status_code != HTTPStatus.OK:
         raise ValueError(f"it answers {response.status_code} {response.reason_phrase}".rstrip())
     body = bytearray()
     for piece in response.iter_bytes():

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from bwexporter.config import Config, Listen, load_config
 from bwexporter.errors import BwexporterError
-from bwexporter.web.webconfig import own_certificate
 
 TIMEOUT_SECONDS = 5.0
 USER, PASSWORD_FILE = "BWEXPORTER_USER", "BWEXPORTER_PASSWORD_FILE"
@@ -54,6 +53,8 @@ def _local(config: Config, listen: Listen) -> Place:
     there = f"[{host}]:{listen.port}" if ":" in host else f"{host}:{listen.port}"
     if config.web.config_file is None:
         return Place(f"http://{there}")
+    from bwexporter.web.webconfig import own_certificate  # noqa: PLC0415 - rarely needed
+
     speaks_tls, certificate = own_certificate(config.web.config_file)
     return Place(f"https://{there}" if speaks_tls else f"http://{there}", trusted=certificate)
 

@@ -7,6 +7,8 @@ kernel, the state; it touches nothing.
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +19,15 @@ from rich.console import Console
 
 from bwexporter.apmon.sources import check_file
 from bwexporter.cli.files import roll_of
-from bwexporter.cli.surface import problems_of
-from bwexporter.config import load_config
+from bwexporter.cli.options import CONFIG, as_json_option, ask_option
+from bwexporter.config import Config, load_config
 from bwexporter.core.report import SourceStatus
-from bwexporter.errors import ConfigError, Problem
+from bwexporter.errors import BwexporterError, ConfigError, Problem
+from bwexporter.metrics import check_labels, check_names
 from bwexporter.pushes import ApmonKeys
 from bwexporter.slices.secrets import problems_of_files
 from bwexporter.sources import FileAt
+from bwexporter.web.webconfig import WebFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +41,23 @@ class _Found:
     asked: bool = False
 
 
-def check(config_path: Path, *, ask: bool, as_json: bool) -> int:
-    """Print every problem and warning; return 2 where there is a problem."""
+@click.command(short_help="Say everything that is wrong with the files.")
+@click.argument("config_path", metavar="[FILE]", type=click.Path(path_type=Path), default=CONFIG)
+@ask_option
+@as_json_option
+def check(config_path: Path, *, ask: bool, as_json: bool) -> None:
+    """Check a configuration and its slices: every problem at once, with file, line and key.
+
+    Files of secrets and certificates are read as well; servers are asked only with --ask. Touches nothing. Exit code 2
+    where the configuration cannot be used or a slice would lose a key; warnings alone
+    leave it at 0.
+    """
     found = _find(config_path, ask=ask)
     if as_json:
         click.echo(json.dumps(_plain(found), indent=2))
     else:
         _print(config_path, found)
-    return 2 if found.problems else 0
+    sys.exit(2 if found.problems else 0)
 
 
 def _find(config_path: Path, *, ask: bool) -> _Found:
@@ -57,7 +70,7 @@ def _find(config_path: Path, *, ask: bool) -> _Found:
     of_pushes, doubts = _of_pushes(config.apmon)
     files = {at.name for at in config.sources if isinstance(at, FileAt)}
     servers = tuple(status for status in roll.sources if status.name not in files)
-    problems, warnings = (*of_files, *roll.problems, *of_pushes, *problems_of(config)), (*roll.warnings, *doubts)
+    problems, warnings = (*of_files, *roll.problems, *of_pushes, *_of_web(config)), (*roll.warnings, *doubts)
     return _Found(problems, warnings, len(roll.info), servers, asked=ask)
 
 
@@ -66,6 +79,26 @@ def _of_pushes(keys: ApmonKeys | None) -> tuple[tuple[Problem, ...], tuple[Probl
     sources = [source for source in keys.sources if "://" not in source] if keys else []
     found = [check_file(source, lenient=keys.lenient) for source in sources if keys]
     return tuple(one for some, _ in found for one in some), tuple(one for _, some in found for one in some)
+
+
+def _of_web(config: Config) -> list[Problem]:
+    """Return what is wrong with the files that the web's keys name, and with metrics'."""
+    found = list[Problem]()
+    try:
+        if config.web.config_file is not None:
+            WebFile(config.web.config_file)
+    except ConfigError as error:
+        found += error.problems
+    checks: Mapping[str, Callable[[], None]] = {
+        "off": lambda: check_names(config.metrics.off),
+        "labels": lambda: check_labels(config.metrics.labels),
+    }
+    for key, checked in checks.items():
+        try:
+            checked()
+        except BwexporterError as error:
+            found.append(Problem(str(config.path), 0, f"metrics.{key}", str(error)))
+    return found
 
 
 def _plain(found: _Found) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import click
 from rich.table import Table
 
 from bwexporter.cli.files import roll_of
+from bwexporter.cli.options import as_json_option, ask_option, config_option
 from bwexporter.cli.table import console
 from bwexporter.config import load_config
 from bwexporter.core.lanes import UNLIMITED, Lane, Tariffs
@@ -37,8 +38,18 @@ _VALUES: Mapping[str, tuple[str, str]] = {
 """The settings of a lane: their keys in JSON and their headings."""
 
 
-def slices(config_path: Path, slice_name: str | None, *, ask: bool, as_json: bool) -> None:
-    """Print the effective tariffs of every lane, or all that is known of one slice's."""
+@click.command(short_help="Show what each slice may send, and who said so.")
+@click.argument("slice_name", metavar="[SLICE]", required=False)
+@config_option
+@ask_option
+@as_json_option
+def slices(slice_name: str | None, config_path: Path, *, ask: bool, as_json: bool) -> None:
+    """Show the slices as they are read: what each may send on which device, defaults filled in.
+
+    With a name, where each of its values was given: the place in a file, the server, the tag and its level, a loan, or
+    the default. Servers are not asked: what they last said to a running bwexporter is shown, or with --ask what they
+    say now. Changes nothing.
+    """
     roll = roll_of(load_config(config_path), ask=ask)
     rows = [row for row in _rows(roll) if slice_name in {None, row["slice"]}]
     if not rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ from typing import Any
 import click
 
 from bwexporter.config import Config, Listen, WebTerms, parse_listen, parse_telemetry_path
-from bwexporter.errors import BwexporterError, ConfigError, Problem
-from bwexporter.metrics import check_labels, check_names
 from bwexporter.web.app import Exposed, Options, build_app
 from bwexporter.web.guard import Guard
 from bwexporter.web.history import Store
@@ -136,23 +134,3 @@ def server_of(config: Config, wanted: Flags, told: Told, sockets: list[socket.so
         options=options,
     )
     return Server(Guard(app, current, links), sockets, current=current)
-
-
-def problems_of(config: Config) -> list[Problem]:
-    """Return what is wrong with the files that the web's keys name, and with metrics', for `check`."""
-    found = list[Problem]()
-    try:
-        if config.web.config_file is not None:
-            WebFile(config.web.config_file)
-    except ConfigError as error:
-        found += error.problems
-    checks: Mapping[str, Callable[[], None]] = {
-        "off": lambda: check_names(config.metrics.off),
-        "labels": lambda: check_labels(config.metrics.labels),
-    }
-    for key, checked in checks.items():
-        try:
-            checked()
-        except BwexporterError as error:
-            found.append(Problem(str(config.path), 0, f"metrics.{key}", str(error)))
-    return found

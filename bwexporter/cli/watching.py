@@ -1,4 +1,4 @@
-"""The demo's screen: a live table of what the node publishes.
+"""`bwexporter demo`: a live table of what the node publishes.
 
 Turns seconds into a show on the terminal, or into a table at the end where there is no terminal. Knows: when to draw.
 Does not know: how the node is made.
@@ -12,6 +12,7 @@ import time
 from types import FrameType
 from typing import Any
 
+import click
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
@@ -24,8 +25,17 @@ from bwexporter.web.listening import bind
 DRAW_SECONDS = 0.5
 
 
+@click.command(short_help="Watch it work in a private network namespace.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="End after so many seconds, with exit code 0.")
+@click.option("--listen", default="127.0.0.1:10099", show_default=True, help="Where /metrics answers, host:port.")
 def demo(*, seconds: float | None, listen: str) -> None:
-    """Show the demo until its time is up, or for ever; Ctrl-C and SIGTERM end it in order."""
+    """Watch it work: a node with real HTB and real traffic, in a private network namespace.
+
+    Eight slices with different habits live through days of two minutes: greedy ones pass their threshold, are capped so
+    that they land on their allowance, and get their full rate back when the day ends. It is the very daemon, a process
+    of its own; its /metrics answers on this machine meanwhile. Needs no root where user namespaces are allowed, and
+    leaves nothing behind, also on Ctrl-C.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     console = table.console()
     with bind(listen) as listening, stage.node(listening) as node:

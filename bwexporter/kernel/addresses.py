@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
@@ -23,6 +20,9 @@ class Addresses:
 
 def addresses_of(devices: Sequence[str]) -> dict[str, Addresses]:
     """Return the addresses of those devices that are there."""
+    from pyroute2 import IPRoute  # noqa: PLC0415 - rarely needed, and 0.1 s to load
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415 - as above
+
     try:
         with IPRoute() as route:
             links = {link["index"]: link for link in route.get_links() if link.get_attr("IFLA_IFNAME") in devices}

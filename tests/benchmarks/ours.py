@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from bwexporter.cli import main as _everything_that_a_daemon_imports  # noqa: F401 - for its memory
+from bwexporter.cli import run as _everything_that_a_daemon_imports  # noqa: F401 - for its memory
 from bwexporter.config import load_config
 from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.lanes import Act, Changes, Classes
