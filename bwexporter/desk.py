@@ -50,6 +50,9 @@ class Door(Protocol):
     def apply(self, changes: Changes) -> Outcomes:
         """Carry out changes in their order, each with an outcome of its own, and read back what was changed."""
 
+    def fresh_leaves(self, count: int) -> I8:
+        """Return handles for leaf queues that no class has had; a change that names one gives it to its class."""
+
     def disturbed(self) -> bool:
         """Say whether somebody else changed anything since the last look."""
 

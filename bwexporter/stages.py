@@ -14,9 +14,9 @@ import numpy as np
 
 from bwexporter import spreading
 from bwexporter.core import accounting, carry, events, forecast, hand, lives, plan, policies, policy
-from bwexporter.core.lanes import B1, F8, I8, Changes, Classes, Instant, Ledger, Outcomes, Snapshot, Verdicts
+from bwexporter.core.lanes import B1, F8, I8, Act, Changes, Classes, Instant, Ledger, Outcomes, Snapshot, Verdicts
 from bwexporter.core.orders import Order
-from bwexporter.core.places import placed
+from bwexporter.core.places import find, placed
 from bwexporter.core.report import DeviceReport, Event
 from bwexporter.desk import Desk, Work
 from bwexporter.errors import DeviceRefused, KernelUnreadable
@@ -222,6 +222,27 @@ def plan_changes(work: Work, *, whole: bool = False) -> None:
         changes = replace(changes, build_tree=False)
     work.changes, desk.waiting = (changes, desk.waiting[:0]) if whole else spreading.first_part(desk, changes)
     work.is_cut = len(work.changes) < len(changes)
+    _promise_leaves(desk, work.snapshot, work)
+
+
+def _promise_leaves(desk: Desk, snapshot: Snapshot, work: Work) -> None:
+    """Name the queues that living classes are to get, before the turn is saved.
+
+    Should the program die between the act and the next save, the next one knows that those lives went on.
+    """
+    changes = work.changes
+    if changes is None or not len(changes):
+        return
+    rows = np.flatnonzero((changes.act == Act.CHANGE) & (changes.classes.leaf > 0))
+    at, present = find(snapshot.classes.handle, changes.classes.handle[rows])
+    rows = rows[present & (snapshot.classes.leaf.take(at, mode="clip") == 0)] if len(snapshot.classes) else rows[:0]
+    if not len(rows):
+        return
+    leaf, named = changes.classes.leaf.copy(), desk.door.fresh_leaves(len(rows))
+    leaf[rows] = named
+    work.changes = replace(changes, classes=replace(changes.classes, leaf=leaf))
+    counters = lives.with_promised_leaves(desk.ledger.counters, changes.classes.handle[rows], named)
+    desk.ledger = replace(desk.ledger, counters=counters)
 
 
 def act(work: Work, occasion: Occasion, stopwatch: Callable[[], float]) -> None:

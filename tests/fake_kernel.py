@@ -428,7 +428,7 @@ class FakeDevice:
             return 0 if code == errno.ENOENT else code
         code = self.kernel.change_class(self.name, wanted) if act is Act.CHANGE else self._create(wanted)
         if not code and changes.classes.leaf[row]:
-            self._add_leaf(wanted.handle)
+            self._add_leaf(wanted.handle, int(changes.classes.leaf[row]))
         return code
 
     def _create(self, wanted: FakeClass) -> int:
@@ -437,12 +437,17 @@ class FakeDevice:
             return errno.ENOENT
         return self.kernel.create_class(self.name, wanted)
 
-    def _add_leaf(self, handle: int) -> None:
-        """Give a class that has none a leaf queue with a handle that no class has had."""
+    def fresh_leaves(self, count: int) -> I8:
+        """Return handles for leaf queues that no class has had."""
+        return np.array([next(self.kernel.leaves) for _ in range(count)], np.int64)
+
+    def _add_leaf(self, handle: int, named: int) -> None:
+        """Give a class that has none a leaf queue: the named one, or one with a handle that no class has had."""
         root = self._link().root
         if root is not None and not root.classes[handle].leaf:
             taken = {known.leaf for known in root.classes.values()}
-            self._given[handle] = next(leaf for leaf in self.kernel.leaves if leaf not in taken)
+            fresh = (leaf for leaf in self.kernel.leaves if leaf not in taken)
+            self._given[handle] = named if named > 1 and named not in taken else next(fresh)
             root.classes[handle].leaf = self._given[handle]
             self.kernel.tell("leaf", self._link())
 

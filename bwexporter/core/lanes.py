@@ -197,7 +197,7 @@ class Counters(Columns):
     account: I8  # row of the account that it feeds
     alive: B1  # the class has been there, and is not known to have ended; the numbers below are of this life
     unheard: B1  # since it was last seen, deletions can have gone unnoticed
-    leaf: I8
+    leaf: I8  # negative: promised to a class that had none, and not seen yet
     sent_bytes: I8
     sent_packets: I8
     dropped_packets: I8

@@ -103,13 +103,13 @@ def _over_ends(
     living = counters.alive & ~ended & (same_device and not tree_ended)
     fell = living & sight.present & (sight.reading[:2] < last[:2]).any(axis=0)
     unheard = counters.unheard | (not snapshot.watched_since_last_look)
-    suspect = living & sight.present & ~fell & (sight.leaf != counters.leaf) & unheard
+    suspect = living & sight.present & ~fell & ~_same_leaf(sight.leaf, counters.leaf) & unheard
     broken = fell
     if suspect.any():
         if_lived_on = by_end + _seen(sight, last, living & ~fell)
         broken = fell | (suspect & ~_leaf_was_replaced(ledger, snapshot, sight, if_lived_on[0], suspect))
     gone = living & ~sight.present & snapshot.clean
-    unmarked = living & sight.present & ~broken & unheard & (sight.leaf == 0) & (counters.leaf == 0)
+    unmarked = living & sight.present & ~broken & unheard & (sight.leaf == 0) & (counters.leaf <= 0)
     if unmarked.any():
         if_lived_on = by_end + _seen(sight, last, living & ~broken)
         broken |= _made_anew_unmarked(ledger, snapshot, sight, if_lived_on[0], unmarked, lost=broken | gone)
@@ -122,14 +122,32 @@ def _over_ends(
     return gained, restarted, seen
 
 
+def with_promised_leaves(counters: Counters, handles: I8, leaves: I8) -> Counters:
+    """Return the counters of lives that are about to get a leaf queue: until it is seen, its handle stands negative.
+
+    Should the program die before the next look is saved, the next one knows the life under either leaf.
+    """
+    return _with_leaves(counters, handles, -leaves)
+
+
 def with_new_leaves(counters: Counters, changes: Changes, outcomes: Outcomes) -> Counters:
     """Return the counters of lives that go on under a leaf queue that we have just given them."""
     if outcomes.given_leaf is None or not outcomes.given_leaf.any():
         return counters
     given = np.flatnonzero(outcomes.given_leaf > 0)
-    given = given[np.argsort(changes.classes.handle[given], kind="stable")]
-    row, found_now = find(changes.classes.handle[given], counters.handle)
-    return replace(counters, leaf=np.where(found_now, outcomes.given_leaf[given][row], counters.leaf))
+    return _with_leaves(counters, changes.classes.handle[given], outcomes.given_leaf[given])
+
+
+def _with_leaves(counters: Counters, handles: I8, leaves: I8) -> Counters:
+    order = np.argsort(handles, kind="stable")
+    row, among = find(handles[order], counters.handle)
+    return replace(counters, leaf=np.where(among, leaves[order][row], counters.leaf))
+
+
+def _same_leaf(seen: I8, known: I8) -> B1:
+    """Mark lives that stand over the leaf queue that we know, or over none where one is only promised."""
+    same: B1 = (seen == np.abs(known)) | ((known < 0) & (seen == 0))
+    return same
 
 
 def joined(earlier: Snapshot, later: Snapshot) -> Snapshot:
@@ -204,7 +222,7 @@ def _by_endings(counters: Counters, snapshot: Snapshot, last: I8, *, same_device
         row = row_of.get(handle)
         if row is None:
             continue
-        same_leaf = endings.leaf[ending] == counters.leaf[row]
+        same_leaf = bool(_same_leaf(endings.leaf[ending], counters.leaf[row]))
         goes_on = counters.alive[row] and not ended[row] and (same_leaf or not (leaf_decides or counters.unheard[row]))
         goes_on = goes_on and bool((final[:2, ending] >= last[:2, row]).all())
         gained[:, row] += _increase(final[:, ending], last[:, row] if goes_on else np.zeros(4, np.int64))

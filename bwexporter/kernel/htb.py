@@ -47,6 +47,7 @@ _DUMPS = 3
 _INGRESS_MAJOR = 0xFFFF
 _PACKET_BYTES = 1514
 _LEAF_TRIES = 4
+_SOME_LEAF = 1  # wanted, under whichever handle
 _HANDLE_TAKEN = (errno.EEXIST, errno.EINVAL)  # the latter where a kernel since 6.14 finds it below another class
 _FEW_ROWS = 32
 
@@ -155,6 +156,12 @@ class Device:
         if code:
             raise DeviceRefused(f"the tree of {self.name} could not be removed: {os.strerror(code)}")
         return True
+
+    def fresh_leaves(self, count: int) -> I8:
+        """Return handles for leaf queues that no class has had; a change that names one gives it to its class."""
+        with self._lock:
+            taken = self._taken_leaves()
+            return np.array([self._leaf_handle(taken) for _ in range(count)], np.int64)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when a class, a queue or a link changes."""
@@ -370,16 +377,20 @@ class Device:
     def _add_leaves(self, classes: Classes, rows: I8, flags: int) -> tuple[NDArray[np.int32], I8]:
         """Give classes a queue with a handle that no class has had before: it tells this life from the next one.
 
-        Returns the errno of each row, and the handle that it was given, 0 where it was given none.
+        The handle is the one that the row names, where it names one that is free. Returns the errno of each row, and
+        the handle that it was given, 0 where it was given none.
         """
-        refused, given, left = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int64), np.arange(len(rows))
+        refused, left = np.zeros(len(rows), np.int32), np.arange(len(rows))
+        named = classes.leaf[rows]
+        given = np.where(named > _SOME_LEAF, named, 0)
         if not len(rows):
             return refused, given
-        taken = {1, _INGRESS_MAJOR, *(self._classes.leaf >> 16).tolist()}
-        for _ in range(_LEAF_TRIES):
+        taken = self._taken_leaves()
+        for attempt in range(_LEAF_TRIES):
             if not len(left):
                 break
-            given[left] = [self._leaf_handle(taken) for _ in left]
+            nameless = left if attempt else left[given[left] == 0]
+            given[nameless] = [self._leaf_handle(taken) for _ in nameless]
             refused[left] = self._send_leaves(classes, rows[left], given[left].tolist(), wire.NLM_F_CREATE | flags)
             left = left[np.isin(refused[left], _HANDLE_TAKEN)]
         return refused, np.where(refused == 0, given, 0)
@@ -407,6 +418,9 @@ class Device:
             kind, parents, handles, ceilings, flags=flags, ifindex=self._ifindex, first_seq=first_seq, batch=batch
         )
         return self._requests.exchange(data, len(rows), first_seq)[0]
+
+    def _taken_leaves(self) -> set[int]:
+        return {1, _INGRESS_MAJOR, *(self._classes.leaf >> 16).tolist()}
 
     def _leaf_handle(self, taken: set[int]) -> int:
         """Return the next handle that is not taken: round and round, so that one comes again as late as possible."""

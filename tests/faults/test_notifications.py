@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+from typing import Any
+
+import numpy as np
 import pytest
 
+from bwexporter.core.lanes import Changes, Outcomes
 from bwexporter.core.report import EventKind
 from tests.builders import GIGABIT
 from tests.fake_kernel import FakeClass
@@ -31,6 +36,31 @@ def remake(node: Node, slice_name: str = "ann") -> None:
     node.kernel.delete_class(DEVICE, node.class_of(slice_name), notify=not deaf)
     made = FakeClass(node.class_of(slice_name), TRUNK, GIGABIT, GIGABIT, ceiling_burst_ns=10**6)
     node.kernel.create_class(DEVICE, made)
+
+
+class Helpless:
+    """A door whose changes never reach the kernel."""
+
+    def __init__(self, door: Any) -> None:
+        self._door = door
+
+    def __getattr__(self, name: str) -> Any:
+        """Do all else."""
+        return getattr(self._door, name)
+
+    def apply(self, changes: Changes) -> Outcomes:
+        """Do nothing, as a program does that dies here."""
+        nothing = np.zeros(len(changes), np.int64)
+        return Outcomes(np.full(len(changes), errno.EINTR, np.int32), nothing)
+
+
+def die(node: Node) -> None:
+    """End the program as by kill -9."""
+    if isinstance(node, RealNode):
+        node.stop()
+    elif node.door is not None:
+        node.door.close()
+        node.door = None
 
 
 @pytest.fixture
@@ -80,12 +110,7 @@ def test_a_restart_while_the_program_was_dead_is_told_by_the_leaf_and_the_trunk(
     node, sent = seen
     began = node.account("ann")["period_start_at"]
     sent += send(node)
-    if isinstance(node, RealNode):
-        node.stop()
-    else:
-        assert node.door is not None
-        node.door.close()
-        node.door = None
+    die(node)
     remake(node)
     sent += send(node, size=3 * A_LOT)
     node.start()
@@ -104,3 +129,29 @@ def test_a_storm_of_strangers_acts_leaves_every_byte_where_it_belongs(seen: tupl
     sent += send(node)
     turn(node)
     assert node.account("ann")["used_bytes"] == sent
+
+
+@pytest.mark.parametrize("killed", ["before it was given", "after it was given"])
+def test_a_leaf_queue_given_to_a_stranger_s_class_is_known_though_the_program_died_then(
+    seen: tuple[Node, int], killed: str
+) -> None:
+    """Another lane's class ends unheard as well: each has what it sent, and no byte is counted twice."""
+    node, sent = seen
+    others = 0
+    for _ in range(2):
+        others += send(node, slice_name="bob")
+        turn(node)
+    remake(node)
+    sent += send(node, size=A_LOT // 3)
+    if killed == "before it was given":
+        node.turns.desks[DEVICE].door = Helpless(node.door)
+    turn(node)
+    assert node.account("ann")["used_bytes"] == sent
+    die(node)
+    others += send(node, slice_name="bob", size=2 * A_LOT)
+    remake(node, slice_name="bob")
+    others += send(node, slice_name="bob", size=A_LOT // 2)
+    sent += send(node)
+    node.start()
+    turn(node)
+    assert (node.account("ann")["used_bytes"], node.account("bob")["used_bytes"]) == (sent, others)
