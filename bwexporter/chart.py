@@ -25,7 +25,8 @@ text { fill: #57606a; } .title { fill: #1b1f24; font-weight: bold; font-size: 13
 polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
 polyline.course0 { stroke: #6e7781; } rect.course0, text.course0 { fill: #6e7781; }
 polyline.course1 { stroke: #0969da; } rect.course1, text.course1 { fill: #0969da; }
-line.limit { stroke: #cf222e; stroke-dasharray: 6 4; } text.limit { fill: #cf222e; }
+line.limit { stroke: #cf222e; stroke-dasharray: 6 4; }
+text.limit { fill: #cf222e; stroke: #ffffff; stroke-width: 3px; paint-order: stroke; }
 """
 
 Course = Sequence[tuple[float, float]]
