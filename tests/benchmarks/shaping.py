@@ -80,9 +80,13 @@ def _shares(figures: Figures, protocol: str) -> None:
     lanes = [Lane(protocol, FIRST), Lane(protocol, FIRST + 1)]
     looks = _shaped(lanes, [CAP, CAP], share=np.array([1, 3]))
     small, large = (_rate(looks[0], looks[-1], [handle]) for handle in (FIRST, FIRST + 1))
-    figures[what, "shaped"].append(100 * large / (small + large))
-    small, large = _unshaped(lanes)
-    figures[what, "unshaped"].append(100 * large / (small + large))
+    figures[what, "shaped"] += _part(small, large)
+    figures[what, "unshaped"] += _part(*_unshaped(lanes))
+
+
+def _part(small: float, large: float) -> list[float]:
+    """Return the larger part in percent; nothing where a starved machine has sent nothing."""
+    return [100 * large / (small + large)] if small + large > 0 else []
 
 
 def _contention(figures: Figures) -> None:
