@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: reference help demo stack test lint bench soak dashboards install-check deb clean
+.PHONY: reference help demo stack test lint bench soak dashboards install-check pythons deb clean
 
 help:
 	@echo "make demo    a node in a private network namespace: real HTB, real traffic, a live table (no root needed)"
@@ -17,6 +17,7 @@ help:
 	@echo "make soak    half an hour of faults on the real kernel, every byte accounted for"
 	@echo "make dashboards  writes the dashboards' JSON anew, with the thresholds of the alert rules"
 	@echo "make deb     the Debian package, in dist/"
+	@echo "make pythons the tests that need no kernel, on each further Python that is here"
 	@echo "make install-check   each way to install it, on fresh systems that boot (root, some 20 minutes)"
 	@echo "make clean   remove .venv and caches"
 
@@ -82,6 +83,17 @@ soak: $(VENV)/dev.stamp
 deb:
 	$(call need,dpkg-buildpackage:dpkg-dev dh:debhelper fakeroot:fakeroot)
 	@PATH=/usr/sbin:/usr/bin:/sbin:/bin deploy/debian/build.sh dist
+
+# Further interpreters: make pythons PYTHONS="python3.12 python3.13". The kernel's side does not differ between them.
+PYTHONS ?= $(shell for p in python3.12 python3.13 python3.14; do command -v $$p; done)
+
+pythons:
+	@for python in $(PYTHONS); do \
+	  venv=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  $(MAKE) -s $$venv/dev.stamp VENV=$$venv PYTHON=$$python || exit 1; \
+	  echo "testing with $$($$venv/bin/python --version)"; \
+	  $$venv/bin/python -m pytest -q -m "not kernel" $(ARGS) || exit 1; \
+	done
 
 install-check: $(VENV)/dev.stamp
 	$(call need,unshare:util-linux debootstrap:debootstrap podman:podman buildah:buildah nsenter:util-linux)
