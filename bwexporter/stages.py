@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bwexporter import spreading
-from bwexporter.core import accounting, carry, events, forecast, hand, lives, plan, policies, policy
+from bwexporter.core import accounting, carry, events, forecast, lives, plan, policies, policy
 from bwexporter.core.lanes import B1, F8, I8, Act, Changes, Classes, Instant, Ledger, Outcomes, Snapshot, Verdicts
 from bwexporter.core.orders import Order
 from bwexporter.core.places import find, placed
@@ -116,7 +116,7 @@ def _fit(desk: Desk, snapshot: Snapshot, orders: Sequence[Order]) -> None:
     fitted = desk.tree.fitted(written, snapshot)
     if fitted is not written:
         desk.written = fitted
-        desk.tariffs = hand.over(fitted, orders) if orders else fitted
+        desk.steer(orders)
 
 
 def _frame(desk: Desk) -> policy.Frame:

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from bwexporter.core import carry, ladder, policies, policy, windows
 from bwexporter.core.lanes import UNLIMITED, Ledger, Reason, Tariffs, Verdicts
 from bwexporter.core.plans import Policy, Rung, Window, Windows
+from bwexporter.kernel.existing import ExistingTree, Memory
 from tests import pictures
 from tests.builders import DAY_SECONDS, GIGABIT, NOON, make_accounts, make_ledger, make_tariffs
+from tests.node import DEVICE, Node, plain_tariffs
 from tests.simulation import Days, Sender, Sends, simulate
 
 MEGABYTE = 1_000_000
@@ -312,6 +314,28 @@ def test_what_is_not_used_is_carried_over_up_to_its_bound() -> None:
     assert found.used_fraction.T.tolist() == [
         pytest.approx(fractions, abs=0.003) for fractions in ([1.0, 1.0, 1.0], [0.0, 1.5, 1.0], [0.0, 0.0, 1.5])
     ]
+
+
+def test_what_is_carried_is_there_in_somebody_elses_tree_whose_full_rates_differ_from_those_written() -> None:
+    """What is found there takes the place of what is written, and of nothing else."""
+    node = Node({"a": 1})
+    node.turn()
+    node.pass_seconds(10.0)
+    node.turn()
+    desk, row = node.turns.desks[DEVICE], node.row("a")
+    classes = dict(zip(desk.tariffs.lanes, desk.tree.handles(desk.tariffs).tolist(), strict=True))
+    memory = Memory(None, lambda _: None, boot_id=node.boot_id, ifindex=node.kernel.links[DEVICE].ifindex)
+    tree = ExistingTree(DEVICE, GIGABIT, GIGABIT, classes, frozenset({desk.tariffs.lanes[row]}), memory)
+    carried = np.where(np.arange(len(desk.ledger.accounts.carried_bytes)) == row, MEGABYTE, 0)
+    ledger = replace(desk.ledger, accounts=replace(desk.ledger.accounts, carried_bytes=carried))
+    written = plain_tariffs(node.ids, full_bytes_per_second=2 * GIGABIT)
+    node.turns.enlist(replace(desk, ledger=ledger, tree=tree, tariffs=written))
+
+    node.pass_seconds(10.0)
+    report = node.turn()
+
+    assert report.tariffs.full_bytes_per_second[row] < 2 * GIGABIT
+    assert report.tariffs.hand_top_up_bytes[row] == MEGABYTE
 
 
 def test_what_is_carried_survives_a_kill_and_a_reload() -> None:
