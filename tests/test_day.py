@@ -106,10 +106,10 @@ def test_no_last_moment_is_the_right_one_to_cheat(seed: int) -> None:
 
 
 def test_an_idle_capped_day_asks_the_kernel_for_few_changes() -> None:
-    """Its ceiling rises all day, in some 8 600 looks; with seven bits it changes in few of them."""
-    spent_at_once = Sender(10_800 * MEGABYTE, until=75.0)
+    """Its ceiling rises all day, in some 4 300 looks of a short day; with seven bits it changes in few of them."""
+    spent_at_once = Sender(5_400 * MEGABYTE, until=40.0)
 
-    days = simulate([spent_at_once], interval_seconds=10.0, period_seconds=DAY, periods=1)
+    days = simulate([spent_at_once], interval_seconds=10.0, period_seconds=DAY / 2, periods=1)
 
-    assert days.looks > 8_000
-    assert 50 < days.ceiling_changes[0] < 600
+    assert days.looks > 4_000
+    assert 50 < days.ceiling_changes[0] < 300

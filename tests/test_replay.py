@@ -211,7 +211,8 @@ def test_the_command_reads_the_state_file_and_says_who_when_and_how_much(
 
     main(["replay", "--policy", str(other), "--config", str(saved), *span, "--json"])
     lanes = {(one["slice"], one["traffic"]): one for one in json.loads(capsys.readouterr().out)["lanes"]}
-    main(["replay", "--policy", str(other), "--config", str(saved), *span])
+    an_hour = [*span[:3], "2023-11-14 23:15+00:00"]
+    main(["replay", "--policy", str(other), "--config", str(saved), *an_hour])
     table = capsys.readouterr().out
 
     greedy, idle = lanes["s0", "normal"], lanes["s3", "normal"]
