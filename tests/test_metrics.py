@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -375,8 +376,8 @@ def figures_of(told: Report, device: DeviceReport, row: int) -> Mapping[str, flo
         "period_used_bytes": int(accounts.used_bytes[row]),
         "period_allowance_bytes": math.inf if unlimited else allowance,
         "period_threshold_bytes": math.inf if unlimited else int(verdicts.threshold_bytes[row]),
-        "period_start_timestamp_seconds": round(float(accounts.period_start_at[row]), 3),
-        "period_end_timestamp_seconds": round(float(accounts.period_end_at[row]), 3),
+        "period_start_timestamp_seconds": float(np.round(accounts.period_start_at[row], 3)),
+        "period_end_timestamp_seconds": float(np.round(accounts.period_end_at[row], 3)),
         "full_rate_bytes_per_second": int(tariffs.full_bytes_per_second[row]),
         "guarantee_bytes_per_second": int(verdicts.guarantee_bytes_per_second[row]),
         "floor_bytes_per_second": int(verdicts.floor_bytes_per_second[row]),
