@@ -17,6 +17,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
+from bwexporter import forms
 from bwexporter.core.lanes import UNLIMITED, Traffic
 from bwexporter.core.periods import PeriodRule, Rolling
 from bwexporter.errors import ConfigError, Problem
@@ -25,11 +26,11 @@ from bwexporter.settings import (
     LaneDefaults,
     LaneTerms,
     Limit,
+    Period,
     contradictions,
     fitting_warnings,
     length_seconds,
     over,
-    read_period,
 )
 from bwexporter.sources import FileAt, SourceAt, SourceKeys, all_different, in_the_open
 from bwexporter.units import (
@@ -53,10 +54,17 @@ from bwexporter.written import (
     Prefix,
     Text,
     Written,
+    as_form,
     check,
 )
 from bwexporter.yamlfile import Document, KeyPath, Step, load_yaml
 
+_LISTEN = forms.text(
+    r"(?:\S*:[0-9]{1,5}|unix:/.+)", "host:port, [::1]:port, :port for every address, or unix:/path.", "127.0.0.1:10099"
+)
+_PATH = forms.text(
+    r"(?!/(?:api|slices|static|-)(?:/|$))(?:/[A-Za-z0-9._~-]+)+", "A path of the web server.", "/metrics"
+)
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 
 
@@ -153,9 +161,11 @@ def parse_telemetry_path(written: object) -> str:
 
 
 class _Web(Written):
-    listen: tuple[Annotated[Listen, PlainValidator(parse_listen)], ...] = (Listen("127.0.0.1", 10099),)
+    listen: tuple[Annotated[Listen, PlainValidator(parse_listen), as_form(_LISTEN)], ...] = (
+        Listen("127.0.0.1", 10099),
+    )
     config_file: Text | None = None
-    telemetry_path: Annotated[str, PlainValidator(parse_telemetry_path)] = "/metrics"
+    telemetry_path: Annotated[str, PlainValidator(parse_telemetry_path), as_form(_PATH)] = "/metrics"
     enable_reload: Flag = False
     owner_secret_file: Text | None = None
 
@@ -201,11 +211,13 @@ class _Keys(Written):
     state: Text = "/var/lib/bwexporter/state.db"
     interval: Duration = 10.0
     shortest_interval: MaybeDuration = None
-    look_margin: Annotated[float, PlainValidator(parse_duration)] = 2.0
+    look_margin: Annotated[float, PlainValidator(parse_duration), as_form(forms.DURATION_OR_NONE)] = 2.0
     on_stop: OnStop = OnStop.KEEP
     enforce: Flag = True
-    period: Annotated[PeriodRule, PlainValidator(read_period)] = Rolling(86400.0)
-    devices: Annotated[tuple[Device, ...], AfterValidator(_all_different)] = ()
+    period: Period = Rolling(86400.0)
+    devices: Annotated[tuple[Device, ...], AfterValidator(_all_different)] = Field(
+        (), json_schema_extra={"minItems": 1}
+    )
     exempt: _Exempt = _Exempt()
     defaults: _Defaults = _Defaults()
     slices: Annotated[tuple[SourceKeys, ...], AfterValidator(all_different)] = ()

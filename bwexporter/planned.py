@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
+from bwexporter import forms
 from bwexporter.core.plans import LAW, Policy, Rung, Window, Windows
-from bwexporter.units import parse_percent, shown
-from bwexporter.written import Fault, Misfit, Rate, Written, check, read_timezone
+from bwexporter.units import shown
+from bwexporter.written import Fault, Misfit, Part, Rate, Written, Zone, as_form, check
 
 MOST_RUNGS = 8
 MOST_SPANS = 8
@@ -29,19 +30,22 @@ def _time_of_day(written: object) -> int:
     return minute
 
 
-def _part(written: object) -> float:
-    return float(parse_percent(written))
+TimeOfDay = Annotated[int, PlainValidator(_time_of_day), as_form(forms.TIME_OF_DAY)]
 
 
 class _Rung(Written):
-    from_: Annotated[float, PlainValidator(_part)] = Field(alias="from")
+    """From this part of the allowance on, this ceiling."""
+
+    from_: Part = Field(alias="from")
     rate: Rate
 
 
 class _Span(Written):
-    from_: Annotated[int, PlainValidator(_time_of_day)] = Field(alias="from")
-    to: Annotated[int, PlainValidator(_time_of_day)]
-    counts: Annotated[float, PlainValidator(_part)]
+    """From this time of day to that one bytes count in part."""
+
+    from_: TimeOfDay = Field(alias="from")
+    to: TimeOfDay
+    counts: Part
 
 
 def _rising(rungs: tuple[_Rung, ...]) -> tuple[_Rung, ...]:
@@ -71,10 +75,16 @@ def _with_length(spans: tuple[_Span, ...]) -> tuple[_Span, ...]:
 
 
 class _PolicyKeys(Written):
-    ladder: Annotated[tuple[_Rung, ...], AfterValidator(_rising)] = ()
-    windows: Annotated[tuple[_Span, ...], AfterValidator(_with_length)] = ()
-    timezone: Annotated[str, PlainValidator(read_timezone)] = "UTC"
-    carry: Annotated[float, PlainValidator(_part)] = 0.0
+    """What is chosen beside the law; each part may be left out. A part declares how it is written, for editors too."""
+
+    ladder: Annotated[tuple[_Rung, ...], AfterValidator(_rising)] = Field(
+        (), json_schema_extra={"maxItems": MOST_RUNGS}
+    )
+    windows: Annotated[tuple[_Span, ...], AfterValidator(_with_length)] = Field(
+        (), json_schema_extra={"maxItems": MOST_SPANS}
+    )
+    timezone: Zone = "UTC"
+    carry: Part = 0.0
 
 
 def read_policy(written: object) -> Policy:
@@ -89,3 +99,9 @@ def read_policy(written: object) -> Policy:
     spans = tuple(Window(span.from_ % 1440, span.to % 1440, span.counts) for span in keys.windows)
     rungs = tuple(Rung(rung.from_, rung.rate) for rung in keys.ladder)
     return Policy(rungs, Windows(spans, keys.timezone) if spans else None, keys.carry)
+
+
+PlannedPolicy = Annotated[
+    Policy | None, PlainValidator(read_policy, json_schema_input_type=Literal["law"] | _PolicyKeys)
+]
+"""The value of the key `policy`."""

@@ -11,9 +11,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PlainValidator, StrictStr, model_validator
 
+from bwexporter import forms
 from bwexporter.fetch import shown_url
 from bwexporter.units import parse_duration, print_duration, shown
-from bwexporter.written import Fault, Flag, Misfit, Text, Written, read_positive, read_text
+from bwexporter.written import Fault, Flag, Misfit, Text, Written, as_form, read_positive, read_text
 
 PLACEHOLDERS = ("node", "device", "slice", "traffic", "figure")
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
@@ -53,7 +54,9 @@ class ApmonKeys(Written):
     cluster: Template = "{node}"
     row: Template = Field(default="{slice}", alias="node")
     parameter: Template | None = None
-    every_seconds: Annotated[float, PlainValidator(_every)] = Field(default=60.0, alias="every")
+    every_seconds: Annotated[float, PlainValidator(_every), as_form(forms.DURATION)] = Field(
+        default=60.0, alias="every"
+    )
     host: Flag = True
     host_cluster: Text = "ApMon_SysMon"
     jobs: Flag = True

@@ -14,12 +14,13 @@ from datetime import timedelta
 from fractions import Fraction
 from typing import Annotated
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import ConfigDict, Field, JsonValue, PlainValidator, model_validator
 
+from bwexporter import forms
 from bwexporter.core.lanes import UNLIMITED
 from bwexporter.core.periods import Calendar, PeriodRule, Rolling, Unit
 from bwexporter.core.plans import LAW, Policy
-from bwexporter.planned import read_policy
+from bwexporter.planned import PlannedPolicy
 from bwexporter.units import (
     UnitError,
     parse_duration,
@@ -32,12 +33,14 @@ from bwexporter.units import (
 from bwexporter.written import (
     Fault,
     Flag,
+    MaybeDuration,
     MaybeRate,
     Misfit,
     Written,
+    Zone,
+    as_form,
     check,
     read_positive,
-    read_timezone,
     read_whole,
 )
 
@@ -49,6 +52,19 @@ NOMINAL_SECONDS: Mapping[Unit, float] = {
 }
 
 
+_FULL = forms.either(
+    "The ceiling while nothing lowers it: a rate, or the device's node cap or line rate.",
+    forms.RATE,
+    forms.words("cap", "line_rate"),
+)
+_ALLOWANCE = forms.either(
+    "What may be sent in a period; unlimited is counted and never capped.", forms.VOLUME, forms.words("unlimited")
+)
+_THRESHOLD = forms.either("From here on the ceiling falls.", forms.PERCENTAGE, forms.VOLUME_OR_NONE)
+_SHARE = forms.whole(1, MOST_SHARES, "The weight among slices that want more than there is.")
+_STARTS_ON = forms.whole(1, 31, "The day on which a week (1 is Monday) or a month starts.")
+
+
 class Limit(enum.Enum):
     """A full rate that is the device's: its node cap or its line rate."""
 
@@ -56,10 +72,24 @@ class Limit(enum.Enum):
     LINE_RATE = "line_rate"
 
 
+def _starting(unit: str, *, most: int) -> dict[str, JsonValue]:
+    """Return the form of a unit's last day to start on."""
+    return {
+        "if": {"properties": {"calendar": {"const": unit}}},
+        "then": {"properties": {"starts_on": {"maximum": most}}},
+    }
+
+
 class _CalendarKeys(Written):
+    """A period of the calendar."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"allOf": [_starting(Unit.DAY.value, most=1), _starting(Unit.WEEK.value, most=7)]}
+    )
+
     calendar: Unit
-    starts_on: Annotated[int, PlainValidator(lambda written: read_whole(written, 1, 31))] = 1
-    timezone: Annotated[str, PlainValidator(read_timezone)] = "UTC"
+    starts_on: Annotated[int, PlainValidator(lambda written: read_whole(written, 1, 31)), as_form(_STARTS_ON)] = 1
+    timezone: Zone = "UTC"
 
     @model_validator(mode="after")
     def _starts_inside(self) -> _CalendarKeys:
@@ -79,6 +109,12 @@ def read_period(written: object) -> PeriodRule:
     if faults or keys is None:
         raise Misfit(faults)
     return Calendar(keys.calendar, keys.starts_on, keys.timezone)
+
+
+_Read = PlainValidator(read_period, json_schema_input_type=MaybeDuration | _CalendarKeys)
+_Described = Field(description="The span over which a volume is counted.")
+Period = Annotated[PeriodRule, _Read, _Described]
+MaybePeriod = Annotated[PeriodRule | None, _Read, _Described]
 
 
 def length_seconds(period: PeriodRule) -> float:
@@ -114,17 +150,23 @@ def _threshold(written: object) -> int | Fraction:
         raise ValueError(f"{trouble}; or a percentage of the allowance, as 80%") from trouble
 
 
+MaybeFull = Annotated[int | Limit | None, PlainValidator(_full), as_form(_FULL)]
+MaybeAllowance = Annotated[int | None, PlainValidator(_allowance), as_form(_ALLOWANCE)]
+MaybeThreshold = Annotated[int | Fraction | None, PlainValidator(_threshold), as_form(_THRESHOLD)]
+MaybeShare = Annotated[int | None, PlainValidator(lambda written: read_whole(written, 1, MOST_SHARES)), as_form(_SHARE)]
+
+
 class LaneDefaults(Written):
     """What is written for one traffic; None where nothing is. Keys are the aliases."""
 
-    full: Annotated[int | Limit | None, PlainValidator(_full)] = None  # bytes per second
+    full: MaybeFull = None  # bytes per second
     guarantee_bytes_per_second: MaybeRate = Field(default=None, alias="guarantee")
     floor_bytes_per_second: MaybeRate = Field(default=None, alias="floor")
-    allowance_bytes: Annotated[int | None, PlainValidator(_allowance)] = Field(default=None, alias="allowance")
-    threshold: Annotated[int | Fraction | None, PlainValidator(_threshold)] = None  # bytes, or part of the allowance
-    share: Annotated[int | None, PlainValidator(lambda written: read_whole(written, 1, MOST_SHARES))] = None
-    period: Annotated[PeriodRule | None, PlainValidator(read_period)] = None
-    policy: Annotated[Policy | None, PlainValidator(read_policy)] = None
+    allowance_bytes: MaybeAllowance = Field(default=None, alias="allowance")
+    threshold: MaybeThreshold = None  # bytes, or part of the allowance
+    share: MaybeShare = None
+    period: MaybePeriod = None
+    policy: PlannedPolicy = None
 
     @model_validator(mode="after")
     def _agree(self) -> LaneDefaults:

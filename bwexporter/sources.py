@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, PlainValidator, model_validator
+from pydantic import AfterValidator, ConfigDict, model_validator
 
 from bwexporter.fetch import shown_url
-from bwexporter.units import parse_volume, shown
-from bwexporter.written import MISSING, Duration, Fault, Flag, MaybeDuration, Misfit, Text, Written, read_positive
+from bwexporter.units import shown
+from bwexporter.written import MISSING, Duration, Fault, Flag, MaybeDuration, Misfit, Text, Volume, Written
 
 _TEN_MINUTES = 600.0
 _MOST_SECONDS = 30.0
@@ -113,7 +113,7 @@ def _plc_url(written: str) -> str:
 class _PolledKeys(Written):
     every: Duration = _TEN_MINUTES
     timeout: MaybeDuration = None
-    largest: Annotated[int, PlainValidator(read_positive(parse_volume))] = _LARGEST_BYTES
+    largest: Volume = _LARGEST_BYTES
     ca_file: Text | None = None
     guard: Flag = True
 
@@ -153,6 +153,8 @@ class _PlcKeys(_PolledKeys):
 
 class SourceKeys(Written):
     """One item of the list `slices`: one of the three keys."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     file: Text | None = None
     http: _HttpKeys | None = None

@@ -15,10 +15,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, StrictBool, StrictStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    PlainValidator,
+    StrictBool,
+    StrictStr,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails
 
-from bwexporter.units import parse_duration, parse_rate, shown
+from bwexporter import forms
+from bwexporter.units import parse_duration, parse_percent, parse_rate, parse_volume, shown
 from bwexporter.yamlfile import KeyPath, Step
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -227,16 +237,24 @@ def read_device_name(written: str) -> str:
     return read_text(written)
 
 
-def _not_yet(_: object) -> None:
-    raise ValueError("is not there yet in this version; leave it out")
+def read_part(written: object) -> float:
+    """Read a percentage into a part of one."""
+    return float(parse_percent(written))
 
 
-Text = Annotated[StrictStr, AfterValidator(read_text)]
-DeviceName = Annotated[StrictStr, AfterValidator(read_device_name)]
+def as_form(form: forms.Form) -> WithJsonSchema:
+    """Say how a value is written; whoever declares a type says it there, and the files' schemas have it."""
+    return WithJsonSchema(dict(form))
+
+
+Text = Annotated[StrictStr, AfterValidator(read_text), as_form(forms.TEXT)]
+DeviceName = Annotated[StrictStr, AfterValidator(read_device_name), as_form(forms.DEVICE)]
 Flag = StrictBool
-Rate = Annotated[int, PlainValidator(read_positive(parse_rate))]
-MaybeRate = Annotated[int | None, PlainValidator(read_positive(parse_rate))]
-Duration = Annotated[float, PlainValidator(read_positive(parse_duration))]
-MaybeDuration = Annotated[float | None, PlainValidator(read_positive(parse_duration))]
-Prefix = Annotated[Network, PlainValidator(read_network)]
-NotYet = Annotated[None, PlainValidator(_not_yet)]
+Rate = Annotated[int, PlainValidator(read_positive(parse_rate)), as_form(forms.RATE)]
+MaybeRate = Annotated[int | None, PlainValidator(read_positive(parse_rate)), as_form(forms.RATE)]
+Volume = Annotated[int, PlainValidator(read_positive(parse_volume)), as_form(forms.VOLUME)]
+Duration = Annotated[float, PlainValidator(read_positive(parse_duration)), as_form(forms.DURATION)]
+MaybeDuration = Annotated[float | None, PlainValidator(read_positive(parse_duration)), as_form(forms.DURATION)]
+Part = Annotated[float, PlainValidator(read_part), as_form(forms.PERCENTAGE)]
+Prefix = Annotated[Network, PlainValidator(read_network), as_form(forms.PREFIX)]
+Zone = Annotated[str, PlainValidator(read_timezone), as_form(forms.ZONE)]

@@ -63,7 +63,7 @@ def _takes(schema: Schema, whole: Schema) -> str:
 
 def _form(schema: Schema, whole: Schema) -> str:
     if "enum" in schema or "const" in schema:
-        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+        return ", ".join(dict.fromkeys(f"`{value}`" for value in schema.get("enum", [schema.get("const")])))
     if "pattern" in schema:
         examples = ", ".join(f"`{example}`" for example in schema.get("examples", ()))
         said = str(schema.get("description", "text")).rstrip(".").split(": ")[0]

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from bwexporter.config import load_config
 from bwexporter.core.lanes import DeviceFacts, Lane, Tariffs, Traffic
 from bwexporter.roster import Roll, Roster
-from bwexporter.slices.loans import Lending, Loan, Parents, Promise, lend
-from bwexporter.slices.records import read_record
+from bwexporter.slices.loans import Lending, Loan, Parents, Promise, lend, read_loan
+from bwexporter.slices.records import SETTINGS, read_record
+from bwexporter.slices.tags import TAGS
+from bwexporter.units import _RATE_IN_BITS, _RATE_PER_SECOND_IN_BITS
 from tests.builders import GIGABIT, make_tariffs
 
 MBIT = 125_000
@@ -167,6 +169,13 @@ def test_loans_make_and_lose_nothing(sizes: list[int], loans: list[tuple[str, st
         ({"normal": {"share": 1}}, "loans[0].to", "is missing"),
         ({"to": "a", "normal": {"share": 1}}, "loans[0].to", "is a itself"),
         ("b", "loans[0]", "must be a mapping"),
+        ({"to": "b", "normal": {"full": "cap"}}, "loans[0].normal.full", "is not a rate"),
+        ({"to": "b", "tags": {"net_max_kbyte": 5}}, "loans[0].tags.net_max_kbyte", "volumes are not lent"),
+        ({"to": "b", "tags": {"net_min_rates": 5}}, "loans[0].tags.net_min_rates", 'did you mean "net_min_rate"'),
+        ({"to": "b", "tags": {"net_min_rate": "2mbit"}}, "loans[0].tags.net_min_rate", "without a unit"),
+        ({"to": "b", "tags": {"net_max_rate": -1}}, "loans[0].tags.net_max_rate", "is not a rate in kbit/s"),
+        ({"to": "b", "tags": {"net_share": 0, "net_max_rate": 5}}, "loans[0].tags.net_share", "whole number from 1"),
+        ({"to": "b", "tags": {}}, "loans[0]", "lends nothing"),
     ],
 )
 def test_a_loan_that_is_miswritten_costs_itself(loan: object, key: str, text: str) -> None:
@@ -177,6 +186,51 @@ def test_a_loan_that_is_miswritten_costs_itself(loan: object, key: str, text: st
     assert [one.to for one in record.loans] == ["c"]
     assert [(".".join(map(str, fault.path)).replace(".0", "[0]")) for fault in faults] == [key]
     assert text in faults[0].text
+
+
+@given(
+    tags=st.dictionaries(
+        st.sampled_from([name for name in TAGS if "kbyte" not in name]), st.integers(1, 10_000), min_size=1
+    ),
+    as_text=st.booleans(),
+)
+def test_a_loan_in_tags_is_the_loan_in_plain_keys(tags: dict[str, int], *, as_text: bool) -> None:
+    """Tags' rates are kbit/s of 1000 bits, as everywhere; PLC's numbers may be text."""
+    plain: dict[str, dict[str, object]] = {"normal": {}, "exempt": {}}
+    for name, number in tags.items():
+        key = {"min_rate": "guarantee", "max_rate": "full", "share": "share"}[
+            name.removeprefix("net_").removeprefix("i2_")
+        ]
+        plain["exempt" if "i2" in name else "normal"][key] = number if key == "share" else f"{number}kbit"
+    written = {name: str(number) if as_text else number for name, number in tags.items()}
+
+    of_tags, faults = read_loan({"to": "b", "tags": written}, "a")
+    of_keys, _ = read_loan({"to": "b", **plain}, "a")
+
+    assert faults == []
+    assert of_tags
+    assert of_keys
+    assert all(of_tags.lent(traffic) == of_keys.lent(traffic) for traffic in Traffic)
+
+
+@pytest.mark.parametrize("unit", [*_RATE_IN_BITS, *_RATE_PER_SECOND_IN_BITS])
+@pytest.mark.parametrize("key", ["full", "guarantee"])
+def test_a_loan_takes_every_unit_that_a_record_takes(unit: str, key: str) -> None:
+    """The same amount, to the byte."""
+    record, faults = read_record({"name": "b", "normal": {key: f"80{unit}"}}, source="s", line=1)
+    loan, loan_faults = read_loan({"to": "b", "normal": {key: f"80{unit}"}}, "a")
+
+    assert faults == loan_faults == []
+    assert record
+    assert loan
+    assert loan.lent(Traffic.NORMAL)[key] == getattr(record.normal, SETTINGS[key])
+
+
+def test_a_plain_key_of_a_loan_beats_its_tag() -> None:
+    """As in a record; what only the tag says holds."""
+    loan, _ = read_loan({"to": "b", "normal": {"guarantee": "1mbit"}, "tags": {"net_min_rate": 5, "net_share": 2}}, "a")
+    assert loan
+    assert loan.lent(Traffic.NORMAL) == {"guarantee": 1 * MBIT, "share": 2}
 
 
 SLICES = """

@@ -33,29 +33,30 @@ def test_law_is_none_of_it_and_so_is_nothing() -> None:
     assert read_policy("law") == read_policy({}) == LAW
 
 
-@pytest.mark.parametrize(
-    ("written", "key", "words"),
-    [
-        (
-            {"ladder": [{"from": "80%", "rate": "1mbit"}, {"from": "80%", "rate": "1mbit"}]},
-            "ladder.1.from",
-            "not above",
-        ),
-        ({"ladder": [{"from": "80%", "rate": 5}]}, "ladder.0.rate", "unit"),
-        ({"ladder": [{"from": 80, "rate": "1mbit"}]}, "ladder.0.from", "80%"),
-        ({"ladder": [{"from": "80%"}]}, "ladder.0.rate", "is missing"),
-        ({"ladder": [{"from": f"{n}%", "rate": "1mbit"} for n in range(9)]}, "ladder.8", "one too many"),
-        ({"windows": [{"from": "22:00", "to": "22:00", "counts": "0%"}]}, "windows.0.to", "no length"),
-        ({"windows": [{"from": "0:00", "to": "24:00", "counts": "0%"}]}, "windows.0.to", "no length"),
-        ({"windows": [{"from": "25:00", "to": "6:00", "counts": "0%"}]}, "windows.0.from", "write for example 22:00"),
-        ({"windows": [{"from": "24:30", "to": "6:00", "counts": "0%"}]}, "windows.0.from", "write for example 22:00"),
-        ({"windows": [{"from": 22, "to": "6:00", "counts": "0%"}]}, "windows.0.from", "write for example 22:00"),
-        ({"windows": [{"from": "22:00", "to": "6:00", "counts": "120%"}]}, "windows.0.counts", "more than 100%"),
-        ({"timezone": "Mars/Olympus"}, "timezone", "is not a time zone"),
-        ({"carry": "5GB"}, "carry", "percentage"),
-        ({"cary": "5%"}, "cary", 'did you mean "carry"?'),
-    ],
-)
+MISTAKES: list[tuple[dict[str, object], str, str]] = [
+    (
+        {"ladder": [{"from": "80%", "rate": "1mbit"}, {"from": "80%", "rate": "1mbit"}]},
+        "ladder.1.from",
+        "not above",
+    ),
+    ({"ladder": [{"from": "80%", "rate": 5}]}, "ladder.0.rate", "unit"),
+    ({"ladder": [{"from": 80, "rate": "1mbit"}]}, "ladder.0.from", "80%"),
+    ({"ladder": [{"from": "80%"}]}, "ladder.0.rate", "is missing"),
+    ({"ladder": [{"from": f"{n}%", "rate": "1mbit"} for n in range(9)]}, "ladder.8", "one too many"),
+    ({"windows": [{"from": "22:00", "to": "22:00", "counts": "0%"}]}, "windows.0.to", "no length"),
+    ({"windows": [{"from": "0:00", "to": "24:00", "counts": "0%"}]}, "windows.0.to", "no length"),
+    ({"windows": [{"from": "25:00", "to": "6:00", "counts": "0%"}]}, "windows.0.from", "write for example 22:00"),
+    ({"windows": [{"from": "24:30", "to": "6:00", "counts": "0%"}]}, "windows.0.from", "write for example 22:00"),
+    ({"windows": [{"from": 22, "to": "6:00", "counts": "0%"}]}, "windows.0.from", "write for example 22:00"),
+    ({"windows": [{"from": "22:00", "to": "6:00", "counts": "120%"}]}, "windows.0.counts", "more than 100%"),
+    ({"timezone": "Mars/Olympus"}, "timezone", "is not a time zone"),
+    ({"carry": "5GB"}, "carry", "percentage"),
+    ({"cary": "5%"}, "cary", 'did you mean "carry"?'),
+]
+"""What is written, the key that is at fault, and words of what is said of it."""
+
+
+@pytest.mark.parametrize(("written", "key", "words"), MISTAKES)
 def test_what_makes_no_sense_is_named_by_its_key(written: dict[str, object], key: str, words: str) -> None:
     with pytest.raises(Misfit) as refused:
         read_policy(written)

@@ -4,37 +4,49 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from bwexporter.config import _Keys as ConfigKeys
+from bwexporter.errors import ConfigError
 from bwexporter.schema import config_schema, slices_schema
 from bwexporter.slices.records import _Keys as RecordKeys
+from bwexporter.slices.records import read_record
 from bwexporter.yamlfile import load_yaml, parse_yaml
+from tests.test_planned import EVERYTHING, MISTAKES
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 DATA = Path(__file__).parent / "data"
 SCHEMAS = {"bwexporter": config_schema(), "slices": slices_schema()}
 COMMANDS = {"bwexporter": "config", "slices": "slices"}
+DEVICE = {"name": "eth0", "cap": "100mbit"}
 
-CAUGHT = """
-bare_allowance bare_interval bare_rate negative_rate unknown_key unknown_rate_unit enforce_yes
-on_stop full share share_fraction node_number devices_no_list no_mapping tree_unknown calendar_unit
-calendar_missing prefix_text listen defaults_off source_unknown
-source_plc_key source_http_token source_http_no_url source_http_every source_http_guard
-missing_devices
+BEYOND_A_SCHEMA = """
+apmon_empty apmon_every apmon_figure apmon_http apmon_mixed apmon_placeholder
+calendar_timezone prefix_host_bits listen_port huge_rate
+cap_over_line_rate default_existing default_over_cap duplicate_device missing_cap
+floor_over_cap floor_over_full guarantee_over_full period_under_interval shortest_over_interval
+threshold_over_allowance threshold_over_usual_allowance threshold_unlimited
+source_http_blank source_http_half_a_way source_http_no_host source_http_often source_http_password
+source_http_scheme source_http_timeout source_http_twice source_http_two_ways source_plc_scheme source_port
+source_twice
 """
-"""Rules of the configuration that an editor marks while one writes."""
+"""Rules of the configuration of which an editor knows nothing: what contradicts what, which zones there are, URLs."""
 
-CAUGHT_IN_RECORDS = """
-no_name name_number id_zero id_large id_text owners_text label_value match_key
-match_mark lane_key lane_bare lane_text lane_period lane_off tag_unknown tag_unit
-override no_mapping
+BEYOND_IN_RECORDS = """
+lane_guarantee lane_threshold match_address match_uid name_long root_id tag_huge tag_minus_one tag_threshold
 """
+
+BEYOND_IN_POLICIES = ("not above", "no length", "is not a time zone")
+"""The same, by the words of what is said."""
 
 
 def errors(name: str, data: object) -> list[str]:
@@ -59,16 +71,99 @@ def test_the_examples_fit_and_name_their_schema(name: str) -> None:
     assert errors(name, load_yaml(path).data) == []
 
 
-@pytest.mark.parametrize("rule", CAUGHT.split())
-def test_mistakes_in_the_configuration_are_marked(rule: str) -> None:
-    """Units, types, unknown keys, words that there are not."""
-    assert errors("bwexporter", load_yaml(DATA / f"bad_config_{rule}.yml").data)
+def of_rule(kind: str) -> dict[str, object]:
+    """Return what each file of a kind that breaks a rule holds, where it can be read at all."""
+    found = {}
+    for path in sorted(DATA.glob(f"bad_{kind}_*.yml")):
+        with suppress(ConfigError):
+            found[path.stem.removeprefix(f"bad_{kind}_")] = load_yaml(path).data
+    return found
 
 
-@pytest.mark.parametrize("rule", CAUGHT_IN_RECORDS.split())
-def test_mistakes_in_records_are_marked(rule: str) -> None:
-    """The same for slices."""
-    assert errors("slices", load_yaml(DATA / f"bad_record_{rule}.yml").data)
+@pytest.mark.parametrize(
+    ("kind", "name", "beyond"),
+    [("config", "bwexporter", BEYOND_A_SCHEMA), ("record", "slices", BEYOND_IN_RECORDS), ("slices", "slices", "")],
+)
+def test_mistakes_are_marked_while_one_writes(kind: str, name: str, beyond: str) -> None:
+    """Every file that breaks a rule, but for those rules of which a schema cannot speak."""
+    assert [rule for rule, data in of_rule(kind).items() if not errors(name, data)] == sorted(beyond.split())
+
+
+def of_policy(written: object) -> dict[str, object]:
+    """Return a file of one slice that has a policy."""
+    return {"slices": [{"name": "a", "exempt": {"policy": written}}]}
+
+
+@pytest.mark.parametrize(("written", "words"), [(written, words) for written, _, words in MISTAKES])
+def test_mistakes_in_policies_are_marked(written: object, words: str) -> None:
+    """All that the program refuses, in a slice and as a default, where a schema can say it."""
+    marked = words not in BEYOND_IN_POLICIES
+    assert bool(errors("slices", of_policy(written))) is marked
+    assert bool(errors("bwexporter", {"devices": [DEVICE], "defaults": {"normal": {"policy": written}}})) is marked
+
+
+@pytest.mark.parametrize("written", ["law", {}, EVERYTHING])
+def test_policies_that_are_read_fit(written: object) -> None:
+    """Each part, all of them, none."""
+    assert errors("slices", of_policy(written)) == []
+
+
+NUMBERS = st.one_of(st.integers(0, 130).map(str), st.decimals(0, 101, places=2).map(str))
+RATES = st.tuples(NUMBERS, st.sampled_from(["mbit", "MBIT", " kBps", "Kib/s", "B/s", "", "mb"])).map("".join)
+PARTS = st.tuples(NUMBERS, st.sampled_from(["%", " %", "", "percent"])).map("".join)
+TIMES = st.tuples(st.integers(0, 25), st.integers(0, 61)).map(lambda at: f"{at[0]}:{at[1]:02}")
+STRANGE = st.sampled_from([5, 0.5, None, True, [], {}, "", "law"])
+
+
+def mapping_of(**values: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, object]]:
+    """Return mappings in which a key may lack, and one may be misspelt."""
+    known = {key.rstrip("_"): value for key, value in values.items()}
+    return st.fixed_dictionaries({}, optional={**known, "form": st.just("80%")} if "rate" in known else known)
+
+
+POLICIES = st.one_of(
+    STRANGE,
+    mapping_of(
+        ladder=st.one_of(STRANGE, st.lists(mapping_of(from_=PARTS, rate=RATES), max_size=9)),
+        windows=st.one_of(STRANGE, st.lists(mapping_of(from_=TIMES, to=TIMES, counts=PARTS), max_size=9)),
+        timezone=st.one_of(STRANGE, st.sampled_from(["Europe/Paris", "Mars/Olympus", "no zone"])),
+        carry=st.one_of(STRANGE, PARTS),
+        cary=PARTS,
+    ),
+)
+
+
+@given(POLICIES)
+def test_an_editor_and_the_program_agree_on_policies(written: object) -> None:
+    """Whatever is written: what the schema marks is refused, and what is refused it marks where it can."""
+    _, faults = read_record({"name": "a", "exempt": {"policy": written}}, source="s", line=1)
+    marked = bool(errors("slices", of_policy(written)))
+    beyond = [fault for fault in faults if any(words in fault.text for words in BEYOND_IN_POLICIES)]
+    event("refused" if faults else "accepted")
+
+    assert marked <= bool(faults)
+    assert marked or faults == beyond
+
+
+def holes(schema: Any, path: str = "") -> Iterator[str]:
+    """Yield the places of a schema at which anything may stand."""
+    if isinstance(schema, dict):
+        for key, inner in schema.items():
+            for name, one in inner.items() if key in {"properties", "$defs"} else ():
+                if not set(one) - {"description", "default"}:
+                    yield f"{path}.{name}"
+            if key == "items" and not inner:
+                yield f"{path}[]"
+            yield from holes(inner, f"{path}.{key}")
+    elif isinstance(schema, list):
+        for one in schema:
+            yield from holes(one, path)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_no_key_takes_anything(name: str) -> None:
+    """A type that somebody adds says how it is written, or this test says that it does not."""
+    assert list(holes(SCHEMAS[name])) == []
 
 
 def keys_of(schema: Any) -> set[str]:
@@ -86,13 +181,14 @@ def test_every_key_is_completed(name: str, model: type[ConfigKeys | RecordKeys])
     assert {field.alias or key for key, field in model.model_fields.items()} <= keys_of(SCHEMAS[name])
 
 
-def test_the_examples_of_the_documentation_fit() -> None:
+@pytest.mark.parametrize("page", ["sources", "policies", "tree", "apmon"])
+def test_the_examples_of_the_documentation_fit(page: str) -> None:
     """Each block of YAML is a configuration without its devices, or a file of slices."""
-    blocks = re.findall(r"(?s)```yaml\n(.*?)```", (ROOT / "docs" / "sources.md").read_text())
-    assert len(blocks) >= 2
+    blocks = re.findall(r"(?s)```yaml\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text())
+    assert blocks
     for block in blocks:
-        data = parse_yaml(block.encode(), file="sources.md").data
+        data = parse_yaml(block.encode(), file=page).data
         assert isinstance(data, dict)
-        of_config = any(key in item for item in data["slices"] for key in ("file", "http", "plc"))
-        name, whole = ("bwexporter", {"devices": [], **data}) if of_config else ("slices", data)
+        of_config = any(key in item for item in data.get("slices", [{"file": ""}]) for key in ("file", "http", "plc"))
+        name, whole = ("bwexporter", {"devices": [DEVICE], **data}) if of_config else ("slices", data)
         assert errors(name, whole) == []

@@ -1,8 +1,8 @@
 """Loans: rates and shares that one slice lends to another.
 
-Turns the loans that records promise, and the tariffs of all devices, into tariffs in which what one slice gains another
-gives. Knows: what can be lent, what a lender keeps, how much a borrower may have. Does not know: records, orders by
-hand, verdicts.
+Turns the loans that records promise, in plain keys and PlanetLab's tags alike, and the tariffs of all devices, into
+tariffs in which what one slice gains another gives. Knows: what can be lent, what a lender keeps, how much a borrower
+may have. Does not know: records, orders by hand, verdicts.
 
 A loan is carried out as a whole, on all devices of the lender, or not at all. Only what is a slice's own can be lent:
 what it has borrowed itself cannot.
@@ -12,15 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import Field, PlainValidator
+from pydantic import Field
 
+from bwexporter import forms
 from bwexporter.core.lanes import I8, Lane, Tariffs, Traffic
-from bwexporter.settings import MOST_SHARES
+from bwexporter.settings import MOST_SHARES, MaybeShare
+from bwexporter.slices.tags import TAGS, read_tags
 from bwexporter.units import print_rate
-from bwexporter.written import Fault, MaybeRate, Text, Written, check, read_whole
+from bwexporter.written import Fault, MaybeRate, Text, Written, as_form, check
 
 LARGEST_GUARANTEE = 0.25
 """A guarantee is at most this part of its parent's ceiling (policy, rule 7)."""
@@ -33,13 +35,21 @@ _COLUMNS: Mapping[str, str] = {
 _KEPT: Mapping[str, int] = {"full": 1000, "guarantee": 125, "share": 1}
 """What a lender keeps of its own at least: 8 kbit/s, 1 kbit/s, one share."""
 
+_SETTINGS: Mapping[str, str] = {"full": "full", "guarantee_bytes_per_second": "guarantee", "share": "share"}
+"""What can be lent, by the settings that tags set."""
+
+_TAGS = {name: tag for name, tag in TAGS.items() if tag.setting in _SETTINGS}
+_TAGS_FORM = forms.keys(
+    "The same in PlanetLab's tags: rates in kbit/s; numbers may be written as text.", dict.fromkeys(_TAGS, forms.NUMBER)
+)
+
 
 class Lent(Written):
     """What is lent of one kind of traffic."""
 
     full: MaybeRate = None
     guarantee: MaybeRate = None
-    share: Annotated[int | None, PlainValidator(lambda written: read_whole(written, 1, MOST_SHARES))] = None
+    share: MaybeShare = None
 
 
 class Loan(Written):
@@ -48,6 +58,7 @@ class Loan(Written):
     to: Text
     normal: Lent = Field(default_factory=Lent)
     exempt: Lent = Field(default_factory=Lent)
+    tags: Annotated[dict[str, Any], as_form(_TAGS_FORM)] = Field(default_factory=dict)
 
     def lent(self, traffic: Traffic) -> Mapping[str, int]:
         """Return what is lent of one traffic, by the keys of settings."""
@@ -62,9 +73,31 @@ def read_loan(written: object, lender: str) -> tuple[Loan | None, list[Fault]]:
         return None, faults
     if loan.to == lender:
         return None, [Fault(("to",), f"is {lender} itself; name another slice")]
+    amounts, faults = _read_tags(loan)
+    if faults:
+        return None, faults
+    loan = loan.model_copy(
+        update={traffic.value: _over_tags(getattr(loan, traffic.value), amounts, traffic) for traffic in Traffic}
+    )
     if not any(loan.lent(traffic) for traffic in Traffic):
         return None, [Fault((), "lends nothing; write for example normal: {guarantee: 2mbit}")]
     return loan, []
+
+
+def _read_tags(loan: Loan) -> tuple[dict[str, int], list[Fault]]:
+    """Read the tags of a loan, of which those that set no rate and no share cannot be lent."""
+    known = [name for name in loan.tags if name in TAGS and name not in _TAGS]
+    text = f"is a volume, and volumes are not lent; there are {', '.join(_TAGS)}"
+    amounts, faults = read_tags("", {name: written for name, written in loan.tags.items() if name not in known})
+    return amounts, [*(Fault(("tags", name), text) for name in known), *faults]
+
+
+def _over_tags(plain: Lent, amounts: Mapping[str, int], traffic: Traffic) -> Lent:
+    """Return what is lent of one traffic in plain keys, completed by tags: a plain key beats a tag."""
+    of_tags = {
+        _SETTINGS[_TAGS[name].setting]: amount for name, amount in amounts.items() if _TAGS[name].traffic is traffic
+    }
+    return plain.model_copy(update={key: amount for key, amount in of_tags.items() if getattr(plain, key) is None})
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, StrictStr
 
+from bwexporter import forms
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, Traffic
 from bwexporter.settings import LaneSettings, contradictions
 from bwexporter.slices.loans import Loan, read_loan
-from bwexporter.slices.tags import SWITCH, TAGS, read_tags, switches_off
+from bwexporter.slices.tags import SWITCH, TAGS, TAGS_FORM, read_tags, switches_off
 from bwexporter.units import shown
 from bwexporter.written import (
     DeviceName,
@@ -29,6 +30,7 @@ from bwexporter.written import (
     Prefix,
     Text,
     Written,
+    as_form,
     check,
     read_whole,
 )
@@ -84,37 +86,58 @@ def _class(written: object) -> int:
     return int(match[1], 16) << 16 | int(match[2], 16)
 
 
-MaybeClass = Annotated[int | None, PlainValidator(_class)]
+_CLASS = forms.text(r"[0-9a-fA-F]{1,4}:[0-9a-fA-F]{1,4}", "A class of somebody else's tree, as tc writes it.", "1:10")
+_USERS = forms.either(
+    "A user id, or a range of them.",
+    forms.whole(0, _LARGEST_USER, "A user id."),
+    forms.text(r"[0-9]{1,10}\s*-\s*[0-9]{1,10}", "A range.", "100000-165535"),
+)
+_OWNER = forms.text(r"[^\s@<>,;\"]+@[^\s@<>,;\"]+", "An e-mail address.", "pi@example.edu")
+_LABEL = {
+    "type": "string",
+    "allOf": [{"pattern": r"^(?!__)[a-zA-Z_][a-zA-Z0-9_]*$"}],
+    "not": {"enum": sorted(_LABELS_OF_OURS)},
+}
+_MARK = forms.whole(1, 2**32 - 1, "A firewall mark.")
+_ID = forms.whole(SMALLEST_ID, LARGEST_ID, "The number that the slice's classes are named after.")
+
+MaybeClass = Annotated[int | None, PlainValidator(_class), as_form(_CLASS)]
 
 
 class Match(Written):
     """What tells a slice's traffic from others'; whatever is given, any of it matches."""
 
     user: Text | None = None
-    uid: Annotated[tuple[int, int] | None, PlainValidator(_users)] = None  # first and last
+    uid: Annotated[tuple[int, int] | None, PlainValidator(_users), as_form(_USERS)] = None  # first and last
     cgroup: Text | None = None
     addresses: tuple[Prefix, ...] = ()
-    mark: Annotated[int | None, PlainValidator(partial(read_whole, least=1, most=2**32 - 1))] = None
+    mark: Annotated[int | None, PlainValidator(partial(read_whole, least=1, most=2**32 - 1)), as_form(_MARK)] = None
+
+
+def _as_it_is(written: object) -> object:
+    return written
 
 
 class _Keys(Written):
     """The keys of a record."""
 
     name: Annotated[Text, AfterValidator(_name)]
-    id: Annotated[int | None, PlainValidator(partial(read_whole, least=SMALLEST_ID, most=LARGEST_ID))] = None
-    owners: tuple[Annotated[Text, AfterValidator(_owner)], ...] = ()
-    labels: dict[Annotated[str, PlainValidator(_label_name)], StrictStr] = Field(default_factory=dict)
+    id: Annotated[int | None, PlainValidator(partial(read_whole, least=SMALLEST_ID, most=LARGEST_ID)), as_form(_ID)] = (
+        None
+    )
+    owners: tuple[Annotated[Text, AfterValidator(_owner), as_form(_OWNER)], ...] = ()
+    labels: dict[Annotated[str, PlainValidator(_label_name), as_form(_LABEL)], StrictStr] = Field(default_factory=dict)
     devices: tuple[DeviceName, ...] = ()
     match: Match = Match()
     normal: LaneSettings = LaneSettings()
     exempt: LaneSettings = LaneSettings()
     off: Flag = False
     shadow: Flag = False
-    tags: dict[str, Any] = Field(default_factory=dict)
+    tags: Annotated[dict[str, Any], as_form(TAGS_FORM)] = Field(default_factory=dict)
     class_: MaybeClass = Field(default=None, alias="class")
     exempt_class: MaybeClass = None
     override: Flag = False
-    loans: tuple[Any, ...] = ()
+    loans: tuple[Annotated[Any, PlainValidator(_as_it_is, json_schema_input_type=Loan)], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from bwexporter import forms
 from bwexporter.core.lanes import DEFAULT_SLICE, Traffic
 from bwexporter.settings import MOST_SHARES
 from bwexporter.units import rate_of_kbit, shown, volume_of_kbyte
@@ -39,6 +40,14 @@ TAGS: Mapping[str, Tag] = {
         ("share", "share", partial(read_whole, least=1, most=MOST_SHARES)),
     )
 }
+
+TAGS_FORM: forms.Form = forms.keys(
+    "PlanetLab's tags: rates in kbit/s, volumes in KByte of 1024 bytes; numbers may be written as text.",
+    {
+        name: {"anyOf": [*forms.NUMBER["anyOf"], {"enum": [-1, "-1"]}]} if name == SWITCH else forms.NUMBER
+        for name in TAGS
+    },
+)
 
 
 def read_tags(slice_name: str, tags: Mapping[str, Any]) -> tuple[dict[str, int], list[Fault]]:
