@@ -11,6 +11,8 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,13 +33,20 @@ def enter_namespace() -> None:
     os.execvpe(command[0], command, environment)  # noqa: S606 - no shell is wanted
 
 
-def lay_cable(device: str) -> None:
-    """Add a veth pair whose near end is `device`; what is sent to FAR goes out there and is dropped at the far end."""
+@contextmanager
+def cable(device: str) -> Iterator[None]:
+    """Lay a veth pair whose near end is `device`; what is sent to FAR goes out there and is dropped at the far end.
+
+    It is taken away afterwards: of two with the same address the older one would take the traffic of both.
+    """
     run("ip", "link", "add", device, "type", "veth", "peer", "name", f"{device}p", "address", "02:00:00:00:00:02")
     for end in (device, f"{device}p"):
         run("ip", "link", "set", end, "addrgenmode", "none", "up")
     run("ip", "address", "add", f"{NEAR}/24", "dev", device)
     run("ip", "neighbour", "replace", FAR, "lladdr", "02:00:00:00:00:02", "dev", device, "nud", "permanent")
+    yield
+    # It may be gone: the end of a far end's namespace takes both ends away.
+    subprocess.run(["ip", "link", "delete", device], capture_output=True, check=False)
 
 
 def run(*command: str) -> str:

@@ -67,11 +67,10 @@ class Bench:
         """Build a node of that many slices, with the real tree, and start everybody who measures on it."""
         device = f"v{size}"
         self.say(f"building {size} slices")
-        ground.lay_cable(device)
         places = {name: self.folder / f"{device}-{name}" for name in ("ours", "bare", "tc", "library")}
         for place in places.values():
             place.mkdir()
-        with ExitStack() as started:
+        with ground.cable(device), ExitStack() as started:
             ours = started.enter_context(
                 Worker("ours", places["ours"], device, str(size), preload=self.preload),
             )
@@ -177,8 +176,7 @@ class Bench:
     def _beside_turns(self, by: dict[str, Any], size: int) -> None:
         """Measure how long another user of rtnetlink waits while nothing, our turns or C's dumps run all the time."""
         other = f"o{size}"
-        ground.lay_cable(other)
-        with Worker("bystander", self.folder) as bystander:
+        with ground.cable(other), Worker("bystander", self.folder) as bystander:
             bystander.ask("make_class", other)
             self._waits(bystander, other, size, "idle", lambda: None)
             self._waits(bystander, other, size, "turns", lambda: by["ours"].ask("turns_for", 3.0))
@@ -219,5 +217,5 @@ class Bench:
         """Measure what the real daemon costs while nothing happens."""
         self.say("an idle daemon")
         device = f"i{size}"
-        ground.lay_cable(device)
-        self.results.facts |= idle.cost(self.folder / device, device, size)
+        with ground.cable(device):
+            self.results.facts |= idle.cost(self.folder / device, device, size)

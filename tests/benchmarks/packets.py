@@ -63,10 +63,9 @@ def measure(folder: Path, rounds: int, say: Callable[[str], None], sizes: tuple[
     if program is None:
         say("there is no gcc: what a packet costs is not measured")
         return costs
-    ground.lay_cable(DEVICE)
-    _build()
-    classifier = Classifier()
-    with _sender(program) as ask:
+    with ground.cable(DEVICE), _sender(program) as ask:
+        _build()
+        classifier = Classifier()
         for number in range(rounds):
             say(f"packets through rules for {', '.join(map(str, sizes))} slices, round {number + 1} of {rounds}")
             for size in (NO_RULES, *sizes):

@@ -40,8 +40,7 @@ Figures = dict[tuple[str, str], list[float]]
 def measure(rounds: int, say: Callable[[str], None]) -> Figures:
     """Measure every scene, in rounds."""
     figures: Figures = defaultdict(list)
-    ground.lay_cable(DEVICE)
-    with _far_end() as inside, Sink(inside):
+    with ground.cable(DEVICE), _far_end() as inside, Sink(inside):
         for number in range(rounds):
             say(f"greedy senders through lanes and without, round {number + 1} of {rounds}")
             for protocol in PROTOCOLS:
