@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bwexporter.errors import DeviceRefused
 from bwexporter.kernel.claims import Claim, Network, claim, explain, wanted
 from bwexporter.kernel.nft import Nft, NftRefused
-from bwexporter.kernel.rules import Edit, Key, Rules, diff, differences, frame, script
+from bwexporter.kernel.rules import Edit, Key, Rules, diff, differences, forgetting, frame, script
 from bwexporter.slices.records import Match
 
 A, B, C = 0x11001, 0x11002, 0x11003
@@ -174,7 +174,7 @@ def test_few_lengths_of_prefixes_have_a_map_each_and_many_are_intervals() -> Non
 
 
 def test_a_packet_passes_the_same_rules_among_ten_slices_and_ten_thousand() -> None:
-    """Only maps grow, and of those that are looked up for every packet only ranges of users are not hashed."""
+    """Only maps grow, and only ranges of users are not hashed; in them a user is looked up once and remembered."""
 
     def many(count: int) -> Rules:
         return rules(
@@ -198,6 +198,24 @@ def test_a_packet_passes_the_same_rules_among_ten_slices_and_ten_thousand() -> N
     assert few.frame == lots.frame
     intervals = {place for place, lines in lots.frame.items() if "flags interval" in lines}
     assert intervals == {"netdev map uid_ranges", "netdev set exempt4", "netdev set exempt6"}
+    looks = [line.split("@")[1].split()[0] for line in lots.frame["netdev chain owned"] if "@" in line]
+    assert looks == ["uids", "recent", "strangers", "uid_ranges", "strangers"]
+
+
+def test_a_change_of_ranges_makes_the_kernel_forget_where_it_found_users() -> None:
+    """In the same transaction, and once more after it; where ranges stay nothing is forgotten."""
+    before = rules(Claim("a", A, None, uids=((100, 199),)))
+    moved, single = (
+        rules(Claim("a", A, None, uids=((100, 199),)), Claim("b", B, None, uids=(uids,)))
+        for uids in ((200, 299), (50, 50))
+    )
+    edits = diff(moved, before)
+    assert script(edits, moved, before).endswith(forgetting(edits))
+    assert forgetting(edits).splitlines() == [
+        "flush map netdev bwexporter recent",
+        "flush set netdev bwexporter strangers",
+    ]
+    assert forgetting(diff(single, before)) == ""
 
 
 def test_single_addresses_stand_beside_the_prefixes_they_are_in() -> None:

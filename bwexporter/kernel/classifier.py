@@ -29,6 +29,7 @@ from bwexporter.kernel.rules import (
     Rules,
     diff,
     differences,
+    forgetting,
     frame,
     script,
     seal,
@@ -37,7 +38,7 @@ from bwexporter.kernel.rules import (
 CGROUP_PLACE = Path("/sys/fs/cgroup")  # nft looks nowhere else
 _MOUNTS = Path("/proc/thread-self/mountinfo")
 _READS = 3
-_NOT_OURS_TO_READ = frozenset({"flows"})  # the kernel fills it
+_NOT_OURS_TO_READ = frozenset({"flows", "recent", "strangers"})  # the kernel fills them
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,9 @@ class Classifier:
         problems = here.problems
         if edits:
             self._nft.run(script(edits, here.rules, actual, cgroup_root=here.cgroup_root))
+            again = forgetting(edits)
+            if again:
+                self._nft.run(again)
             seen = self._look()
             self._learn(here.rules.frame, seen.frame)
             problems += tuple(f"does not hold: {edit}" for edit in diff(here.rules, self._rules(seen, here.inodes)))

@@ -7,7 +7,9 @@ a script is run, which devices and control groups are there.
 The first match counts: firewall mark, control group, source and then destination prefix, user. What matches nothing
 goes to the default lane, and what goes to an exempt destination to the exempt lane of its slice. Single addresses,
 prefixes of each length and single users have hash maps of their own, as the cost of an interval grows with the
-logarithm of their number, and nft reads all intervals to add one.
+logarithm of their number, and nft reads all intervals to add one. Ranges of users are intervals, as one that begins
+anywhere would be a dozen blocks of as many sizes; so a user is looked up there once in ten seconds, and is then
+remembered, in `recent` or, where the user is in no range, among the `strangers`.
 
     netdev bwexporter   egress of each device, just before its queue: all but the control groups
     inet bwexporter     output: the control groups, which a packet no longer tells further down
@@ -45,8 +47,9 @@ MAKER = 'comment "made by bwexporter"'
 
 SEAL_MAJOR = 0xB3E7
 CGROUPS = "cgroups"
+RANGES = "uid_ranges"
 STALE = "#"
-INTERVALS = frozenset({"prefixes4", "prefixes6", "uid_ranges", "exempt4", "exempt6"})
+INTERVALS = frozenset({"prefixes4", "prefixes6", RANGES, "exempt4", "exempt6"})
 
 _FEW_STALE = 64
 _FEW_GONE = 100  # nft 1.0.6 deletes intervals one by one out of a list: 5 000 of 10 000 took it more than a minute
@@ -65,6 +68,8 @@ _NETDEV: Frame = {
     "netdev map addresses6": ("type ipv6_addr : classid",),
     "netdev map uids": ("type uid : classid",),
     "netdev map uid_ranges": ("type uid : classid", "flags interval"),
+    "netdev map recent": ("type uid : classid", "size 65536", "flags dynamic,timeout", "timeout 10s"),
+    "netdev set strangers": ("type uid", "size 65536", "flags dynamic,timeout", "timeout 10s"),
     "netdev map exempts": ("type classid : classid",),
     "netdev set exempt4": ("type ipv4_addr", "flags interval"),
     "netdev set exempt6": ("type ipv6_addr", "flags interval"),
@@ -83,11 +88,15 @@ _NETDEV: Frame = {
         f"update @flows {{ {_FLOW6} : meta priority }}",
         "goto by_priority",
     ),
+    "netdev chain of_user": ("meta l4proto 6 goto remember", "goto by_priority"),
+    "netdev chain ranged": ("add @recent { meta skuid : meta priority }", "goto of_user"),
     "netdev chain owned": (
-        "meta priority set meta skuid map @uids",
-        "meta priority set meta skuid map @uid_ranges",
-        "meta l4proto 6 goto remember",
-        "goto by_priority",
+        "meta priority set meta skuid map @uids goto of_user",
+        "meta priority set meta skuid map @recent goto of_user",
+        "meta skuid @strangers goto of_user",
+        "meta priority set meta skuid map @uid_ranges goto ranged",
+        "add @strangers { meta skuid }",
+        "goto of_user",
     ),
     "netdev chain closed": (
         f"meta priority set {_FLOW4}",
@@ -289,7 +298,17 @@ def script(edits: Sequence[Edit], wanted: Rules, actual: Rules | None, *, cgroup
         by_place.setdefault(edit.place, []).append(edit)
     for place in wanted.maps:
         lines += _element_lines(place, by_place.get(place, ()), wanted.maps[place], cgroup_root)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + forgetting(edits)
+
+
+def forgetting(edits: Sequence[Edit]) -> str:
+    """Write what makes the kernel look users up in their ranges anew; nothing where those stay as they are.
+
+    It is to be run once more after the edits: a packet that was under way may have remembered what held before.
+    """
+    if not any(edit.place == RANGES for edit in edits):
+        return ""
+    return f"flush map netdev {TABLE} recent\nflush set netdev {TABLE} strangers\n"
 
 
 def _block(family: str, names: Sequence[str], frame: Frame) -> list[str]:
@@ -364,7 +383,7 @@ def key_text(place: str, key: Key) -> str:
     if first == last:
         return _number_text(place, first)
     size = last - first + 1
-    if place == "uid_ranges" or size & (size - 1) or first % size:
+    if place == RANGES or size & (size - 1) or first % size:
         return f"{_number_text(place, first)}-{_number_text(place, last)}"
     return f"{_number_text(place, first)}/{(32 if place.endswith('4') else 128) - size.bit_length() + 1}"
 

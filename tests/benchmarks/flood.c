@@ -2,8 +2,9 @@
  *
  * Reads orders from standard input and answers each with a line of nanoseconds a packet: of the clock on the wall, and
  * of this process's processor time, in which the kernel's way to the device is.
- *   COUNT UID SOURCE STRIDE SPREAD
- * sends COUNT datagrams as a user, from the SPREAD addresses SOURCE, SOURCE + STRIDE ... in turn (numbers, host order).
+ *   COUNT UID MARK SOURCE STRIDE SPREAD
+ * sends COUNT datagrams as a user, with a firewall mark (0: none), from the SPREAD addresses SOURCE, SOURCE + STRIDE ...
+ * in turn (numbers, host order). The socket is opened for each order, in the control group that the process is then in.
  * Its argument is where to. Addresses need not be this host's (IP_TRANSPARENT).
  */
 #define _GNU_SOURCE
@@ -36,13 +37,14 @@ static double nanoseconds(clockid_t clock) {
   return t.tv_sec * 1e9 + t.tv_nsec;
 }
 
-static int open_as(uint32_t uid) {
+static int open_as(uint32_t uid, uint32_t mark) {
   int one = 1, bytes = 4 << 20;
   setfsuid(uid);
   int sender = socket(AF_INET, SOCK_DGRAM, 0);
   setfsuid(0);
   if (sender < 0 || setsockopt(sender, IPPROTO_IP, IP_TRANSPARENT, &one, sizeof one)) fail("socket");
   setsockopt(sender, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes);
+  if (mark && setsockopt(sender, SOL_SOCKET, SO_MARK, &mark, sizeof mark)) fail("mark");
   return sender;
 }
 
@@ -60,7 +62,7 @@ static void send_all(int sender, uint32_t count, uint32_t source, uint32_t strid
 
 int main(int argc, char **argv) {
   struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(9)};
-  uint32_t count, uid, source, stride, spread;
+  uint32_t count, uid, mark, source, stride, spread;
   if (argc != 2 || !inet_aton(argv[1], &to.sin_addr)) return 2;
   for (int at = 0; at < TRAIN; at++) {
     struct cmsghdr *head = (struct cmsghdr *)controls[at];
@@ -69,8 +71,8 @@ int main(int argc, char **argv) {
         .msg_name = &to, .msg_namelen = sizeof to, .msg_iov = &part, .msg_iovlen = 1,
         .msg_control = controls[at], .msg_controllen = sizeof controls[at]};
   }
-  while (scanf("%u %u %u %u %u", &count, &uid, &source, &stride, &spread) == 5) {
-    int sender = open_as(uid);
+  while (scanf("%u %u %u %u %u %u", &count, &uid, &mark, &source, &stride, &spread) == 6) {
+    int sender = open_as(uid, mark);
     double wall = nanoseconds(CLOCK_MONOTONIC), busy = nanoseconds(CLOCK_PROCESS_CPUTIME_ID);
     send_all(sender, count, source, stride, spread);
     wall = nanoseconds(CLOCK_MONOTONIC) - wall, busy = nanoseconds(CLOCK_PROCESS_CPUTIME_ID) - busy;

@@ -269,6 +269,26 @@ def test_each_user_lands_in_a_lane_of_its_own(node: Node) -> None:
     assert node.arrived(3 * (V4 + V6)) == {FIRST: V4 + V6, SECOND: V4 + V6, DEFAULT: V4 + V6}
 
 
+def test_a_user_whose_range_changes_hands_is_sorted_anew_at_once(node: Node) -> None:
+    """The kernel remembers whose a user is, or that a user is nobody's, and forgets it with each change of ranges."""
+    needs_uids(ALICE, BOB)
+    node.apply(Claim("a", FIRST, None, uids=((ALICE - 1, ALICE),)))
+    for _ in range(2):
+        send(uid=ALICE)
+        send(uid=BOB)
+    assert node.arrived(4 * V4) == {FIRST: 2 * V4, DEFAULT: 2 * V4}
+    assert f"{ALICE} " in run("nft -n list map netdev bwexporter recent")
+    assert f"{BOB} " in run("nft -n list set netdev bwexporter strangers")
+    node.apply(Claim("b", SECOND, None, uids=((ALICE - 1, BOB),)))
+    send(uid=ALICE)
+    send(uid=BOB)
+    assert node.arrived(2 * V4) == {SECOND: 2 * V4}
+    node.apply(Claim("b", SECOND, None, uids=((BOB, BOB + 1),)))
+    send(uid=ALICE)
+    send(uid=BOB)
+    assert node.arrived(2 * V4) == {SECOND: V4, DEFAULT: V4}
+
+
 def test_each_source_address_lands_in_a_lane_of_its_own(node: Node) -> None:
     """V4 and v6, and the longest prefix counts."""
     node.apply(
@@ -586,7 +606,7 @@ def test_one_slice_more_writes_its_elements_alone(node: Node) -> None:
         ("nft insert rule netdev bwexporter lane accept", 1),
         ("nft add chain netdev bwexporter more", 1),
         ("nft delete chain netdev bwexporter egress0", 1),
-        ("nft flush table netdev bwexporter", 8),
+        ("nft flush table netdev bwexporter", 10),
         ("nft add map netdev bwexporter more { type mark : mark ; }", 1),
         ("nft delete table netdev bwexporter", 0),
         ("nft flush ruleset", 0),
