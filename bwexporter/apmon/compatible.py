@@ -59,7 +59,8 @@ class ApMon:
         self._given_rate: int | None = None
         self._given_message_bytes: int | None = None
         self._host_name = socket.gethostname()
-        self._last = (USER_CLUSTER, self._host_name)
+        self._last = (USER_CLUSTER, self._host_name)  # that any thread has named
+        self._own = threading.local()  # that a thread has named itself
         self._monitor = Monitor(time.monotonic, cluster=HOST_CLUSTER, node=self._host_name)
         self._monitoring = threading.Lock()  # held while background data is gathered
         self._process = os.getpid()
@@ -147,9 +148,10 @@ class ApMon:
     ) -> bool:
         """Send parameters with a time in Unix seconds; 0 or None is none.
 
-        No cluster means the last one; no node the last one, or this host's name where a cluster was given.
+        No cluster means the last one; no node the last one, or this host's name where a cluster was given. The last
+        ones are the thread's own; those of any thread where it has named none yet.
         """
-        last_cluster, last_node = self._last
+        last_cluster, last_node = getattr(self._own, "last", self._last)
         cluster = clusterName or last_cluster
         node = nodeName or (self._host_name if clusterName else last_node)
         try:
@@ -157,7 +159,8 @@ class ApMon:
         except ValueError as error:
             log.warning("nothing was sent: %s", error)
             return False
-        self._last = (cluster, node)
+        if clusterName or nodeName:
+            self._last = self._own.last = (cluster, node)
         for name, why in delivery.skipped:
             log.warning("the parameter %r was not sent: it %s", name, why)
         return delivery.complete
