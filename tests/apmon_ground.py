@@ -57,11 +57,15 @@ class Receiver:
 
     def wait_for(self, count: int, *, seconds: float = 10.0) -> list[wire.Datagram]:
         """Wait until so many datagrams are there, and return all."""
+        return [wire.decode(payload) for payload in self.wait_for_payloads(count, seconds=seconds)]
+
+    def wait_for_payloads(self, count: int, *, seconds: float = 10.0) -> list[bytes]:
+        """Wait until so many datagrams are there, and return all as they came."""
         deadline = time.monotonic() + seconds
         while len(self.payloads) < count and time.monotonic() < deadline:
             time.sleep(0.005)
         assert len(self.payloads) >= count, f"{len(self.payloads)} of {count} datagrams arrived"
-        return [wire.decode(payload) for payload in list(self.payloads)]
+        return list(self.payloads)
 
     def stored(self) -> list[monalisa.Stored]:
         """Return what a MonALISA service would have stored."""

@@ -1,0 +1,110 @@
+"""A slice's job on a real control group (v2), beside what the test reads of the kernel itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bwexporter.apmon.jobs import ControlGroup, Job, Table
+from bwexporter.apmon.options import Options
+from tests.apmon_ground import wait_until
+from tests.kernel.test_classifier_real import below_root, group
+
+pytestmark = pytest.mark.kernel
+__all__ = ["group"]  # the fixture
+
+CLOSE = 0.02
+BURN = "import time\nwhile True: pass"
+EAT = "import time\neaten = bytearray(64 << 20)\nprint('eaten', flush=True)\ntime.sleep(600)"
+
+
+@contextmanager
+def member(place: Path, program: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python program in a control group until the end of the context."""
+    enter = 'echo $$ > "$0" && exec "$@"'
+    command = ["sh", "-c", enter, str(place / "cgroup.procs"), sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def counted_cpu_seconds(place: Path) -> float:
+    """Read what the kernel has counted for the group, as the test understands it."""
+    words = (place / "cpu.stat").read_text().split()
+    return int(words[words.index("usage_usec") + 1]) / 1e6
+
+
+def test_the_figures_of_a_busy_group_are_those_of_the_kernel(group: Path) -> None:
+    """CPU time and usage, memory, processes, files, age: of the group and of those below it, within 2 %."""
+    parent = group.parent
+    job = Job("c", "n", ControlGroup(parent.name))
+    with ExitStack() as running:
+        busy = running.enter_context(member(group, BURN))
+        hungry = running.enter_context(member(parent, EAT))
+        assert hungry.stdout
+        assert "eaten\n" == hungry.stdout.readline()
+        wait_until(lambda: counted_cpu_seconds(parent) > 0.5, seconds=60)
+        at, before = time.monotonic(), counted_cpu_seconds(parent)
+        _, sample = job.figures(Table(), at, None, Options())
+        time.sleep(1.5)
+        least, moment = counted_cpu_seconds(parent), time.monotonic()
+        found, later = job.figures(Table(), moment, sample, Options())
+        most = counted_cpu_seconds(parent)
+        members = [psutil.Process(one.pid) for one in (busy, hungry)]
+        resident = sum(one.memory_info().rss for one in members)
+        charged = parent / "memory.current"
+        memory = int(charged.read_text()) if charged.exists() else resident
+        own = sum(sum(one.cpu_times()[:2]) for one in members)
+        oldest = min(one.create_time() for one in members)
+
+        assert least <= found["cpu_time"] <= most
+        assert found["cpu_time"] == pytest.approx(own, rel=CLOSE, abs=0.1)
+        assert found["cpu_usage"] == pytest.approx(100 * (least - before) / (moment - at), rel=CLOSE)
+        assert found["rss"] == pytest.approx(memory / 1024, rel=CLOSE)
+        assert resident > 64 << 20
+        assert found["mem_usage"] == pytest.approx(100 * memory / psutil.virtual_memory().total, rel=CLOSE)
+        listed = [line for file in parent.rglob("cgroup.procs") for line in file.read_text().split()]
+        assert (2, 2) == (found["processes"], len(listed))
+        assert found["open_files"] == sum(one.num_fds() for one in members)
+        assert found["run_time"] == pytest.approx(time.time() - oldest, rel=CLOSE, abs=0.5)
+
+        os.kill(busy.pid, signal.SIGKILL)
+        busy.wait()
+        after, _ = job.figures(Table(), time.monotonic(), later, Options())
+        assert 1 == after["processes"]
+        assert counted_cpu_seconds(parent) == pytest.approx(after["cpu_time"], rel=CLOSE)
+        assert after["cpu_time"] >= found["cpu_time"]
+
+
+def test_a_group_that_is_gone_and_made_anew_counts_from_its_beginning(group: Path) -> None:
+    """It has no figures while it is gone, and no usage for once, because its counter fell."""
+    job = Job("c", "n", ControlGroup(below_root(group)))
+    with member(group, BURN):
+        wait_until(lambda: counted_cpu_seconds(group) > 0.3, seconds=60)
+        found, sample = job.figures(Table(), time.monotonic(), None, Options())
+    wait_until(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+    gone, _ = job.figures(Table(), time.monotonic(), sample, Options())
+    group.mkdir()
+    with member(group, "import time\nprint('there', flush=True)\ntime.sleep(600)") as quiet:
+        assert quiet.stdout
+        assert "there\n" == quiet.stdout.readline()
+        again, fresh = job.figures(Table(), time.monotonic(), sample, Options())
+        usage, _ = job.figures(Table(), time.monotonic() + 1.0, fresh, Options())
+
+    assert {} == gone
+    assert not job.ends
+    assert again["cpu_time"] < found["cpu_time"]
+    assert "cpu_usage" not in again
+    assert usage["cpu_usage"] >= 0
