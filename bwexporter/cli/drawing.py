@@ -40,7 +40,12 @@ def draw(devices: Sequence[Row], *, slice_name: str | None = None) -> Iterator[T
         children: dict[str, list[Row]] = {}
         for row in device["classes"]:
             children.setdefault(row["parent"], []).append(row)
-        _grow(top, children, f"{device['root']}:", slice_name)
+        roots = [parent for parent in children if parent.endswith(":")]
+        for root in roots:
+            # Somebody else may have a tree below each hardware queue.
+            at = top if len(roots) == 1 else Tree(Text(root, style="cyan"), guide_style="dim")
+            if _grow(at, children, root, slice_name) and at is not top:
+                top.children.append(at)
         yield top
 
 

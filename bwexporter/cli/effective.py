@@ -1,13 +1,13 @@
 """`bwexporter slices`: what each slice may send, and where each value was given.
 
 Turns a roll into a table, into one slice's values with their origins, or into JSON. Knows: columns and units for
-people. Does not know: how records are read, accounts, the kernel.
+people. Does not know: how records are read, accounts, how a full rate that nobody has written is found.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,16 +16,19 @@ import click
 from rich.table import Table
 
 from bwexporter.cli.files import roll_of
+from bwexporter.cli.found import with_found
 from bwexporter.cli.options import as_json_option, ask_option, config_option
 from bwexporter.cli.table import console
 from bwexporter.config import load_config
 from bwexporter.core.lanes import UNLIMITED, Lane, Tariffs
 from bwexporter.core.periods import Calendar, PeriodRule
 from bwexporter.errors import BwexporterError
+from bwexporter.kernel.existing import ExistingTree
 from bwexporter.roster import Roll
 from bwexporter.units import print_duration, print_rate, print_volume
 
 DEFAULT = "default"
+_AS_FOUND = "as found"
 
 _VALUES: Mapping[str, tuple[str, str]] = {
     "full": ("full_rate_bytes_per_second", "full rate"),
@@ -48,10 +51,11 @@ def slices(slice_name: str | None, config_path: Path, *, ask: bool, as_json: boo
 
     With a name, where each of its values was given: the place in a file, the server, the tag and its level, a loan, or
     the default. Servers are not asked: what they last said to a running bwexporter is shown, or with --ask what they
-    say now. Changes nothing.
+    say now. Where a tree is somebody else's and nobody has written a full rate, it is the one that the class was found
+    with; "as found" where neither the state file nor the kernel tells it here. Changes nothing.
     """
-    roll = roll_of(load_config(config_path), ask=ask)
-    rows = [row for row in _rows(roll) if slice_name in {None, row["slice"]}]
+    roll, unknown = with_found(roll_of(load_config(config_path), ask=ask))
+    rows = [row for row in _rows(roll, unknown) if slice_name in {None, row["slice"]}]
     if not rows:
         raise BwexporterError(f"there is no slice {slice_name!r} in the files; `bwexporter slices` lists them")
     troubles = [text for name, info in roll.info.items() for text in info.problems if slice_name in {None, name}]
@@ -67,7 +71,7 @@ def slices(slice_name: str | None, config_path: Path, *, ask: bool, as_json: boo
         terminal.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def _rows(roll: Roll) -> Iterator[dict[str, Any]]:
+def _rows(roll: Roll, unknown: Collection[Lane]) -> Iterator[dict[str, Any]]:
     for tariffs, rules in roll.tariffs.values():
         for row, lane in enumerate(tariffs.lanes):
             record = roll.records.get(lane.slice_name)
@@ -77,6 +81,7 @@ def _rows(roll: Roll) -> Iterator[dict[str, Any]]:
                 "device": lane.device,
                 "traffic": lane.traffic.value,
                 **_values(tariffs, row),
+                **({"full_rate_bytes_per_second": None} if lane in unknown else {}),
                 "period": _period(rules[int(tariffs.period_rule[row])]),
                 "off": bool(tariffs.off[row]),
                 "shadow": bool(tariffs.shadow[row]),
@@ -108,7 +113,9 @@ def _period(rule: PeriodRule) -> str:
 
 def _origin(roll: Roll, lane: Lane, key: str) -> str:
     """Say where a value was given: a source's place and tag, or the default; and what loans made of it."""
-    record = roll.records.get(lane.slice_name)
+    tree, record = roll.trees[lane.device], roll.records.get(lane.slice_name)
+    if key == "full" and isinstance(tree, ExistingTree) and lane in tree.as_found:
+        return _AS_FOUND
     given = record.origins.get(f"{lane.traffic.value}.{key}", DEFAULT) if record else DEFAULT
     return ", ".join((given, *roll.lent.get((lane, key), ())))
 
@@ -149,4 +156,6 @@ def _shown(key: str, row: Mapping[str, Any]) -> str:
     value = row[_VALUES[key][0]]
     if key in {"allowance", "threshold"}:
         return "no limit" if value is None else print_volume(value)
+    if value is None:
+        return _AS_FOUND
     return str(value) if key == "share" else print_rate(value)

@@ -71,7 +71,7 @@ class Device:
         self._requests = Requests()
         self._shapes: list[wire.Shape] = []
         self._ifindex = 0  # of the last look; 0 before the first
-        self._tree_handle = wire.TREE_HANDLE
+        self._trees: tuple[int, ...] = (wire.TREE_HANDLE,)  # whose classes are dumped
         self._missing = False  # the device had no such name when it was last sought
         self._classes = no_classes()  # of the last look
         self._listed = self._rows = np.empty(0, np.int64)  # handles of the last dump, and their order in the snapshot
@@ -241,8 +241,12 @@ class Device:
         return None
 
     def _dump(self, ifindex: int) -> tuple[I8, bool]:
-        used, intact = self._requests.dump(wire.RTM_GETTCLASS, wire.Place(ifindex, 0, self._tree_handle))
-        return wire.decode_block(self._requests.arena, used, self._shapes), intact
+        blocks, intact = [], True
+        for tree in self._trees:
+            used, whole = self._requests.dump(wire.RTM_GETTCLASS, wire.Place(ifindex, 0, tree))
+            blocks.append(wire.decode_block(self._requests.arena, used, self._shapes))
+            intact &= whole
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1), intact
 
     def _snapshot(self, ifindex: int, root: wire.Qdisc | None, block: I8, *, clean: bool) -> Snapshot:
         """Put a look together; from here on what has ended counts as told."""
@@ -439,7 +443,7 @@ class Device:
         """Ask for classes one by one, or for all where they are many: the bytes of the arena that the answers fill."""
         if not self._is_few(len(handles)):
             try:
-                return self._requests.dump(wire.RTM_GETTCLASS, wire.Place(self._ifindex, 0, self._tree_handle))[0]
+                return self._requests.dump(wire.RTM_GETTCLASS, wire.Place(self._ifindex, 0, self._trees[0]))[0]
             except KernelUnreadable:
                 return 0
         first, batch = self._requests.reserve(len(handles)), self._requests.batch
@@ -456,7 +460,7 @@ class Device:
 
     def _is_few(self, count: int) -> bool:
         """Say whether single questions are cheaper than a dump; each is also told to everybody who listens."""
-        return count <= max(_FEW_ROWS, len(self._classes) // 4)
+        return len(self._trees) > 1 or count <= max(_FEW_ROWS, len(self._classes) // 4)
 
 
 def _runs(act: NDArray[np.int8]) -> Iterator[tuple[Act, I8]]:

@@ -172,7 +172,8 @@ class Listener:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
         self._buffer = bytearray(_READ_BYTES)
         self._passed_over = 0
-        self.tree_handle = wire.TREE_HANDLE  # of the root queue whose classes' endings are gathered
+        self.majors = frozenset({wire.TREE_HANDLE >> 16})  # of the trees whose classes' endings are gathered
+        self.above = 0  # major of the queue that has those trees below it; 0 where the tree is the root queue
         self.by_others = False  # somebody else than the one who is passed over stirred; stays until it is set back
         self.link_came = False  # some device came or changed, whichever; likewise
         self.forget()
@@ -219,7 +220,7 @@ class Listener:
     def calm(self) -> None:
         """Start to watch for what stirs; what ended before stays."""
         self.stirred = False  # a class or queue came, went or was changed
-        self.root_changed = False  # the root queue was made or deleted
+        self.root_changed = False  # the root queue, or a tree right below it, was made or deleted
         self._endings_before, self._roots_before = len(self.endings), len(self.roots)
 
     def forget(self) -> None:
@@ -227,7 +228,7 @@ class Listener:
         self.lost = False  # notifications were dropped
         self.link_ended = False
         self.endings = bytearray()  # RTM_DELTCLASS messages, in order
-        self.roots: list[wire.Qdisc] = []  # root queues that were deleted, in order
+        self.roots: list[wire.Qdisc] = []  # those of them that were deleted, in order
         self.calm()
 
     @property
@@ -266,15 +267,18 @@ class Listener:
 
     def _take(self, kind: int, handle: int, parent: int, place: slice) -> None:
         self.stirred = True
-        if kind == wire.RTM_DELTCLASS and handle >> 16 == self.tree_handle >> 16:
+        if kind == wire.RTM_DELTCLASS and handle >> 16 in self.majors:
             self.endings += self._buffer[place]
             if len(self.endings) > _LISTENER_BUFFER_BYTES:
                 self.endings.clear()
                 self._lose()
-        elif parent == wire.TC_H_ROOT and kind in {wire.RTM_NEWQDISC, wire.RTM_DELQDISC}:
+        elif kind in {wire.RTM_NEWQDISC, wire.RTM_DELQDISC} and self._is_top(parent):
             self.root_changed = True
             if kind == wire.RTM_DELQDISC:
                 self.roots.append(wire.decode_qdisc(self._buffer, place.start, place.stop))
+
+    def _is_top(self, parent: int) -> bool:
+        return parent == wire.TC_H_ROOT or parent >> 16 == self.above
 
     def _lose(self) -> None:
         self.lost = self.stirred = self.root_changed = self.by_others = self.link_came = True

@@ -192,6 +192,20 @@ def decode_qdisc(data: Buffer, start: int, end: int) -> Qdisc:
     return Qdisc(kind, handle, parent, sent_bytes, direct_packets, default_minor, r2q)
 
 
+def decode_qdiscs(arena: Buffer, used_bytes: int) -> list[Qdisc]:
+    """Turn queue messages, back to back, into queues."""
+    starts, lengths = _boundaries(memoryview(arena)[:used_bytes].cast("I"))
+    places = zip((4 * starts).tolist(), (4 * lengths).tolist(), strict=True)
+    return [decode_qdisc(arena, start, start + length) for start, length in places]
+
+
+def queues_below(arena: Buffer, used_bytes: int) -> list[int]:
+    """Turn class messages of any kind into the handles of the queues below the classes (tcm_info), 0 where unnamed."""
+    starts, _ = _boundaries(memoryview(arena)[:used_bytes].cast("I"))
+    handles: list[int] = _words(arena, used_bytes)[starts + 8].tolist()
+    return handles
+
+
 def encode_classes(
     classes: Classes, act: Act, *, ifindex: int, first_seq: int, echo: bool = False, batch: int = 1000
 ) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +72,8 @@ def tree(room: Room, *, but: tuple[str, ...] = (), device: str = "v0") -> dict[s
 
 
 def _options(message: Any, but: tuple[str, ...]) -> dict[str, Any]:
+    if message.get_attr("TCA_KIND") != "htb":
+        return {}
     options = dict(message.get_attr("TCA_OPTIONS")["attrs"])
     return {name: value for name, value in options["TCA_HTB_PARMS"].items() if name not in but} | {
         name: value for name, value in options.items() if name.endswith("64") and name not in but
@@ -229,6 +233,29 @@ def test_plan_and_show_speak_of_such_a_tree_too(program: Program) -> None:
     assert "v0: change 7:10 (ann normal): ceiling 30mbit -> " in done.stdout
     shown = ask(program, "tree", "show", through=WITHOUT_NET_ADMIN).stdout
     assert "7:10    ann normal  rate 5mbit  ceiling 30mbit" in shown
+
+
+def test_the_slices_that_are_listed_have_the_full_rates_that_were_found(program: Program) -> None:
+    """Before any start, while they are capped, after that, and "as found" where neither file nor kernel tells."""
+
+    def full() -> dict[str, int | None]:
+        rows = json.loads(ask(program, "slices", "--json", through=WITHOUT_NET_ADMIN).stdout)["slices"]
+        return {row["slice"]: row["full_rate_bytes_per_second"] for row in rows}
+
+    found = {"ann": 5_000_000, "bob": 10_000_000, "big": 12_500_000_000, "_default": 75_000_000}
+    assert full() == found
+    program.start()
+    capped(program, "ann", "normal", ANN)
+    assert full() == found
+    program.kill()
+    assert full() == found
+    shown = ask(program, "slices", "ann").stdout.splitlines()
+    assert ["v0", "normal", "full rate", "40mbit", "as found"] in [re.split("  +", line) for line in shown]
+    program.room.run("tc class del dev v0 classid 7:10")
+    assert full() == {**found, "ann": None}
+    assert " as found " in ask(program, "slices").stdout
+    program.room.run("ip link del v0")
+    assert full() == dict.fromkeys(found)
 
 
 FIREQOS = """\
