@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Iterator
 
@@ -69,6 +70,23 @@ def test_drift_is_repaired_at_once_and_counted(program: Program, kind: str) -> N
     program.room.run(DRIFTS[kind])
     wait_for(lambda: settings(program) == before, seconds=30, what="the repair")
     wait_for(lambda: program.said().count("WARNING drift") == drifts + 1, seconds=30, what="the event")
+
+
+def test_what_was_repaired_is_counted_once_each(program: Program) -> None:
+    """By the metric of the next whole turn, which a reload brings."""
+
+    def counted() -> float:
+        return program.metrics()['bwexporter_drift_repairs_total{device="v0"}']
+
+    program.signal(signal.SIGHUP)
+    program.turn()
+    before, repairs = settings(program), counted()
+    for kind in ("ceiling", "class", "leaf queue"):
+        program.room.run(DRIFTS[kind])
+        wait_for(lambda: settings(program) == before, seconds=30, what="the repair")
+    program.signal(signal.SIGHUP)
+    program.turn()
+    assert counted() == repairs + 3
 
 
 def test_a_class_below_a_wrong_parent_is_moved(program: Program) -> None:
