@@ -134,6 +134,7 @@ class Daemon:
         self._asked: dict[str, Server] = {}  # by the names of their jobs
         self._told: frozenset[Problem] = frozenset()
         self._down: set[str] = set()
+        self._unkept: set[str] = set()
         self._sorting_problems: tuple[str, ...] = ()
         self._reload_wanted = threading.Event()
         self._commands = queue.SimpleQueue[tuple[Command, Future[Done]]]()
@@ -379,10 +380,13 @@ class Daemon:
         log.info("roster slices=%d problems=%d", len(roll.info), len(roll.problems))
 
     def _tell_of_sources(self, statuses: Sequence[SourceStatus]) -> None:
-        """Say which sources are up again; that one is down its problems have said."""
+        """Say which sources are up again, or kept on disk again; that one is not its problems have said."""
         for status in statuses:
             if status.up and status.name in self._down:
                 log.info("%s: is up again; slices=%d", status.name, status.slices)
+            if status.name in self._unkept and not status.unkept:
+                log.info("%s: what is good now is kept for the next start again", status.name)
+        self._unkept = {status.name for status in statuses if status.unkept}
         self._down = {status.name for status in statuses if not status.up and status.problems}
 
     def _tell(self, report: Report) -> None:

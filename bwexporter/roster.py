@@ -232,6 +232,7 @@ class Roster:
             slices=len(result.records),
             problems=tuple(str(problem) for problem in problems if problem.file == result.source),
             last_success_wall_seconds=self._last_success.get(result.source, 0.0),
+            unkept=result.unkept,
         )
 
 

@@ -347,6 +347,16 @@ def test_the_example_of_each_source_is_right(tmp_path: Path) -> None:
         assert f"{key}:" in text
 
 
+def test_a_configuration_of_100_mb_is_not_read_whole(tmp_path: Path) -> None:
+    """It is refused after its first 16 MiB, in one sentence."""
+    path = tmp_path / "bwexporter.yml"
+    with path.open("wb") as stream:
+        stream.truncate(100_000_000)
+    with pytest.raises(ConfigError) as refused:
+        load_config(path)
+    assert str(refused.value) == f"{path}: is larger than 16 MiB"
+
+
 def test_a_cap_may_be_left_to_plc(tmp_path: Path) -> None:
     """Only to PLC; over http it is asked with a warning."""
     text = "devices: [{name: eth0}]\nslices: [{plc: {url: http://plc.example.org/PLCAPI/}}]\n"

@@ -340,13 +340,13 @@ def test_a_disk_that_is_full_costs_the_next_start_alone(server: Server, make: Ma
     server.answer = lambda _: listing("cyd")
     with no_more_than(10):
         assert source.poll()
-    assert (source.read().up, names(source)) == (True, ["cyd"])
+    assert (source.read().up, source.read().unkept, names(source)) == (True, True, ["cyd"])
     (problem,) = source.read().problems
     assert "cannot be kept for the next start: File too large" in problem.text
     assert len(list(tmp_path.glob("state.db*"))) == 1
     assert names(make(server)) == ["ann", "bob"]
     assert source.poll()
-    assert source.read().problems == ()
+    assert (source.read().problems, source.read().unkept) == ((), False)
 
 
 class TestGuard:

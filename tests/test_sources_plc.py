@@ -334,6 +334,7 @@ BOMB = b"""<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bbbbbbbbbb"><!ENTITY c 
         ),
         pytest.param(Says(b"<methodResponse><params></params></methodResponse>"), "in XML-RPC", id="no value"),
         pytest.param(Says(BOMB), "entities of its own", id="entities"),
+        pytest.param(Says(b" " * ((1 << 20) + 1)), "larger than 1048576 bytes", id="large"),
         pytest.param(Says(b"", 503), "answers 503", id="in trouble"),
         pytest.param(Says(b"", 302, {"location": "/"}), "redirects what is sent", id="redirected"),
         pytest.param(Says(b"x" * 20, trickle_seconds=0.3), "did not answer within 1 s", id="slow"),
@@ -352,6 +353,16 @@ def test_no_trouble_of_plc_removes_anybody(make: Make, server: Server, says: Say
     (problem,) = problems(source)
     assert text in problem
     assert not source.read().up
+
+
+def test_most_slivers_go_only_when_two_answers_agree(make: Make, plc: Plc) -> None:
+    """What is short by accident removes nobody; what is said again is meant."""
+    source = make()
+    for count, known in ((12, 12), (2, 12), (2, 2)):
+        plc.data["slivers"] = [sliver(f"s{number}") for number in range(count)]
+        source.poll()
+        assert len(source.read().records) == known
+        assert source.read().up is (count == known)
 
 
 def test_a_fault_is_shown_without_secrets(make: Make, plc: Plc) -> None:

@@ -127,14 +127,14 @@ def test_by_hand_is_neutral(config: Config) -> None:
         ({"allowance": "unlimited", "threshold": "50%"}, UNLIMITED),
     ],
 )
-def test_the_threshold_follows_the_slices_own_allowance(
+def test_b8_the_threshold_follows_the_slices_own_allowance(
     config: Config, settings: dict[str, str], threshold: int
 ) -> None:
     """A lowered or raised allowance moves the threshold, unless that is set as well (B8)."""
     assert row(build(config, record("a", normal=settings))[0], "a")["threshold_bytes"] == threshold
 
 
-def test_a_tag_alone_moves_the_threshold(config: Config) -> None:
+def test_b8_a_tag_alone_moves_the_threshold(config: Config) -> None:
     """A slice with only net_max_kbyte is slowed at 80 % of that and not at the default's (B8)."""
     found = row(build(config, record("a", tags={"net_max_kbyte": 1_000_000}))[0], "a")
     assert (found["allowance_bytes"], found["threshold_bytes"]) == (1_024_000_000, 819_200_000)

@@ -74,6 +74,7 @@ class SourceStatus:
     slices: int
     problems: tuple[str, ...]
     last_success_wall_seconds: float
+    unkept: bool = False  # what is good now could not be put on disk for the next start
 
 
 @dataclass(frozen=True, slots=True)

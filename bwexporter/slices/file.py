@@ -34,18 +34,23 @@ class FileSource:
         self.name = str(path)
         self._shelf = shelf
         self._good: Reading | None = None
-        self._content = b""
+        self._content: bytes | None = None  # which that was read from
+        self._is_kept = False
+        self._trouble = ""  # what kept it from being kept
 
     def read(self) -> SourceResult:
         """Read the file anew; one that cannot be used as a whole leaves the last good records as they are."""
         try:
             content = read_content(self.path)
-            self._good = read_listing(parse_yaml(content, file=self.name))
+            if self._good is None or content != self._content:
+                self._good = read_listing(parse_yaml(content, file=self.name))
+                self._content, self._is_kept = content, False
         except ConfigError as refused:
             if self._good is None:
                 self._good = self._of_another_day()
-            return SourceResult(self.name, self._good, refused.problems, up=False)
-        return SourceResult(self.name, self._good, (*self._good.problems, *self._kept(content)), up=True)
+            return SourceResult(self.name, self._good, refused.problems, up=False, unkept=bool(self._trouble))
+        problems = (*self._good.problems, *self._keep(content))
+        return SourceResult(self.name, self._good, problems, up=True, unkept=bool(self._trouble))
 
     def _of_another_day(self) -> Reading:
         """Return what the file said when the program ran last; the file has not been good since it was started."""
@@ -55,15 +60,12 @@ class FileSource:
         except ConfigError:
             return NOTHING
 
-    def _kept(self, content: bytes) -> tuple[Problem, ...]:
+    def _keep(self, content: bytes) -> tuple[Problem, ...]:
         """Keep what is good for the next start, and return what is wrong with that."""
-        if self._shelf is None or content == self._content:
-            return ()
-        trouble = self._shelf.put(Kept(content.decode()))
-        if not trouble:
-            self._content = content
-            return ()
-        return (Problem(self.name, 0, "", f"{NOT_KEPT}: {trouble}"),)
+        if self._shelf is not None and not self._is_kept:
+            self._trouble = self._shelf.put(Kept(content.decode()))
+            self._is_kept = not self._trouble
+        return (Problem(self.name, 0, "", f"{NOT_KEPT}: {self._trouble}"),) if self._trouble else ()
 
 
 def identities(paths: Sequence[Path]) -> Mapping[Path, Identity]:

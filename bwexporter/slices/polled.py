@@ -66,7 +66,7 @@ class PolledSource:
         if held.shelf_trouble:
             problems = (*problems, Problem(self.name, 0, "", f"{NOT_KEPT}: {held.shelf_trouble}"))
         at = held.kept.taken_at_wall_seconds if held.kept else 0.0
-        return SourceResult(self.name, held.reading, problems, held.up, at)
+        return SourceResult(self.name, held.reading, problems, held.up, at, unkept=bool(held.shelf_trouble))
 
     @property
     def kept(self) -> Kept | None:

@@ -53,6 +53,7 @@ class SourceResult:
     problems: tuple[Problem, ...]
     up: bool  # false: the last try failed as a whole, and the reading is older
     last_success_wall_seconds: float | None = None  # None: what is up has been read just now
+    unkept: bool = False  # what is good now could not be put on disk for the next start
 
     @property
     def records(self) -> tuple[SliceRecord, ...]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.faults.campaign import PORTS, class_of, differences
 from tests.faults.conftest import Start
+from tests.faults.disk import Disk
 from tests.faults.machine import Machine
-from tests.faults.program import ROOT, Files, Remote
+from tests.faults.program import Files, Remote
 
 pytestmark = pytest.mark.kernel
 ANN, BOB = "ann normal", "bob exempt"
@@ -153,40 +153,6 @@ def test_a_file_that_vanishes_under_the_running_program_costs_nothing(
     program = start()
     assert not program.hear()["lost"]
     assert list(differences(program.turn(), machine, periods)) == []
-
-
-class Disk:
-    """A small disk in a mount namespace of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        script = 'mount -t tmpfs -o size=3m none "$0" && echo ready && exec cat'
-        self._holder = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", script, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self._holder.stdout
-        assert self._holder.stdout.readline() == b"ready\n"
-        self.inside = ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", f"--wd={ROOT}"]
-        self.seen = Path(f"/proc/{self._holder.pid}/root{folder}")
-
-    def run(self, *command: str) -> None:
-        """Run a command that sees the disk."""
-        subprocess.run([*self.inside, *command], check=True)
-
-    def fill(self) -> None:
-        """Leave no room."""
-        with (self.seen / "filler").open("ab", buffering=0) as filler, suppress(OSError):
-            while True:
-                filler.write(bytes(4096))
-
-    def make_room(self) -> None:
-        """Remove what filled it."""
-        (self.seen / "filler").unlink()
-
-    def close(self) -> None:
-        """End the namespace."""
-        self._holder.kill()
-        self._holder.communicate()
 
 
 @pytest.fixture

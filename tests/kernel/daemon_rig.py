@@ -261,14 +261,14 @@ class Program:
         """Write the slices, likewise."""
         _replace(self.slices_file, yaml.safe_dump({"slices": [dict(one) for one in slices]}, sort_keys=False))
 
-    def start(self, *flags: str) -> Self:
-        """Start it, and wait for its first turn."""
+    def start(self, *flags: str, through: Sequence[str] = ()) -> Self:
+        """Start it, through other programs where some are named, and wait for its first turn."""
         # The socket is opened out here, where the test is, and serves the program in there.
         with socket.create_server(("127.0.0.1", self.port)) as listening, self.log_file.open("ab") as log_file:
             self.port = listening.getsockname()[1]
             self.url = "http://127.0.0.1:{1}".format(*listening.getsockname())
             self._process = subprocess.Popen(
-                [*self.command("run", *_ENDS_WITH_US), *flags, "--listen-fd", str(listening.fileno())],
+                [*self.command("run", *through, *_ENDS_WITH_US), *flags, "--listen-fd", str(listening.fileno())],
                 pass_fds=[listening.fileno()],
                 stdout=log_file,
                 stderr=log_file,

@@ -87,12 +87,14 @@ def open_things() -> Iterator[ExitStack]:
         yield things
 
 
-def running(things: ExitStack, folder: Path, plc: Plc, patches: list[dict[str, Any]] | None = None) -> Node:
+def running(
+    things: ExitStack, folder: Path, plc: Plc, patches: list[dict[str, Any]] | None = None, *, tls: bool = True
+) -> Node:
     """Start a Central, and a program that asks it every second."""
     certificates, server, room = Certificates(folder), Server(plc.answer), things.enter_context(Room())
     room.run("ip neighbour add 10.9.0.66 lladdr 02:00:00:00:00:02 dev v0 nud permanent")
     with room.entered():
-        url = things.enter_context(server.running(certificates.here)).url
+        url = things.enter_context(server.running(certificates.here if tls else None)).url
     plc_item = {"plc": {"url": f"{url}/PLCAPI/", "every": "1s", "ca_file": "ca.pem"}}
     config = {**CONFIG, "slices": [plc_item, {"file": "slices.yml"}]}
     return Node(room, things.enter_context(Program(room, folder, config, patches or [])).start(), plc)
@@ -134,7 +136,7 @@ def test_members_of_the_exempt_group_have_the_exempt_lane_until_they_leave(
     name = pwd.getpwuid(1).pw_name
     plc = Plc(slivers=[sliver(name)], groups=["Alpha"])
     plc.members = {"Internet2": [FAR[0]]}
-    node = running(open_things, tmp_path, plc)
+    node = running(open_things, tmp_path, plc, tls=False)
     program, wanted = node.program, {"normal": 0, "exempt": 0}
     wait_for(lambda: (name, "normal") in program.lanes(), what="the slice")
     for groups, members, exempt in (
@@ -151,6 +153,7 @@ def test_members_of_the_exempt_group_have_the_exempt_lane_until_they_leave(
             _send_as(node, 1, packets, to)
             wanted["exempt" if exempt == to[0] else "normal"] += packets * PACKET_BYTES
         wait_for(lambda: _used(program, name) == wanted, what=f"{wanted} instead of {_used(program, name)}")
+    assert program.said().count("is asked over http: whoever is on the way can read the password") == 1
 
 
 def _exempt(node: Node, exempt: str) -> bool:

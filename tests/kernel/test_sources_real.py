@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import signal
 import socket
+import subprocess
 import time
+import xmlrpc.client
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+import trustme
 
 from tests.kernel.daemon_rig import (
     PACKET_BYTES,
@@ -30,6 +35,7 @@ from tests.servers import Asked, Certificates, Plc, Says, Server, sliver
 pytestmark = pytest.mark.kernel
 
 SECRET = "s3cr3t-t0ken"  # noqa: S105 - of this test
+WRONG = f"not-{SECRET}"
 FULL = {"full": "80mbit", "allowance": "unlimited"}
 CONFIG = {
     "node": "room",
@@ -61,23 +67,53 @@ class Origin(Protocol):
     def fail(self) -> None:
         """Give nothing that can be used."""
 
+    def troubles(self) -> dict[str, Callable[[], None]]:
+        """Return all that can go wrong with it."""
+
+    def mend(self) -> None:
+        """End whatever is wrong, and give the slice `ann`."""
+
 
 class Files:
-    """A second file of slices."""
+    """A second file of slices, mounted from a Kubernetes ConfigMap."""
 
     def __init__(self, folder: Path, _: Callable[[Server], str]) -> None:
         self.item, self.slice_id = {"file": "more.yml"}, 2
-        self._path = folder / "more.yml"
+        self._path, self._versions = folder / "more.yml", 0
 
     def say(self, *names: str, tight: bool = False) -> None:
-        """Rename a new file over the old one, as editors do."""
-        beside = self._path.with_suffix(".new")
-        beside.write_text(json.dumps({"slices": [_plain(name, tight=tight) for name in names]}))
-        beside.replace(self._path)
+        """Swap the link to the folder of the running version, as Kubernetes does."""
+        self._versions += 1
+        folder, version = self._path.parent, f"..version{self._versions}"
+        (folder / version).mkdir()
+        (folder / version / self._path.name).write_text(
+            json.dumps({"slices": [_plain(name, tight=tight) for name in names]})
+        )
+        (folder / "..data_tmp").symlink_to(version)
+        (folder / "..data_tmp").replace(folder / "..data")
+        if not self._path.is_symlink():
+            self._path.symlink_to(f"..data/{self._path.name}")
 
     def fail(self) -> None:
         """Leave half a file."""
         self._path.write_text("slices: [")
+
+    def troubles(self) -> dict[str, Callable[[], None]]:
+        """Half a file, none, and one of 100 MB."""
+        return {
+            "half": self.fail,
+            "gone": self._path.unlink,
+            "large": lambda: os.truncate(self._path, 100_000_000),
+        }
+
+    def mend(self) -> None:
+        """Write it anew."""
+        self.say("ann")
+
+
+def foreign(folder: Path) -> None:
+    """Let the server's certificate be one that nobody here trusts."""
+    trustme.CA().cert_pem.write_to_path(str(folder / "ca.pem"))
 
 
 class Http:
@@ -85,6 +121,7 @@ class Http:
 
     def __init__(self, folder: Path, serve: Callable[[Server], str]) -> None:
         (folder / "token").write_text(SECRET)
+        self._folder, self._trusted = folder, (folder / "ca.pem").read_text()
         self._server = Server(lambda _: Says(b"", 500))
         url = serve(self._server)
         self.item = {"http": {"url": f"{url}/slices", "every": "1s", "ca_file": "ca.pem", "token_file": "token"}}
@@ -101,31 +138,70 @@ class Http:
         """Break off in the middle of the answer."""
         self._server.answer = lambda _: Says(b'{"slices": []}').half
 
+    def troubles(self) -> dict[str, Callable[[], None]]:
+        """Killed in mid-reply, a wrong certificate, a wrong token."""
+        return {
+            "half": self.fail,
+            "certificate": partial(foreign, self._folder),
+            "token": lambda: _write(self._folder / "token", WRONG),
+        }
+
+    def mend(self) -> None:
+        """Give back all that was taken."""
+        _write(self._folder / "ca.pem", self._trusted)
+        _write(self._folder / "token", SECRET)
+        self.say("ann")
+
 
 class Central:
     """A PlanetLab Central."""
 
     def __init__(self, folder: Path, serve: Callable[[Server], str]) -> None:
-        (folder / "auth.yml").write_text(f"AuthMethod: password\nUsername: noc\nAuthString: {SECRET}\n")
+        self._folder, self._trusted = folder, (folder / "ca.pem").read_text()
+        self._authorize(SECRET)
         self._plc = Plc()
-        self._server = Server(self._plc.answer)
+        self._server = Server(self._answer)
         url = serve(self._server)
         self.item = {"plc": {"url": f"{url}/PLCAPI/", "every": "1s", "ca_file": "ca.pem", "auth_file": "auth.yml"}}
         self.slice_id = 2
 
     def say(self, *names: str, tight: bool = False) -> None:
         """Give slivers; tags have KByte and text."""
-        self._server.answer = self._plc.answer
+        self._server.answer = self._answer
         tags = [("net_max_kbyte", str(ALLOWANCE_BYTES // 1024)), ("net_thresh_kbyte", str(THRESHOLD_BYTES // 1024))]
         self._plc.data["slivers"] = [sliver(name, *(tags if tight else [])) for name in names]
 
     def fail(self) -> None:
-        """Answer with a fault that repeats the password."""
+        """Break off in the middle of the answer."""
+        self._server.answer = lambda asked: self._answer(asked).half
 
-        def answer(asked: Asked) -> Says:
-            return Says(self._plc.answer(asked).body[:60])
+    def troubles(self) -> dict[str, Callable[[], None]]:
+        """Killed in mid-reply, a wrong certificate, a wrong password, which PLC's fault repeats."""
+        return {
+            "half": self.fail,
+            "certificate": partial(foreign, self._folder),
+            "password": lambda: self._authorize(WRONG),
+        }
 
-        self._server.answer = answer
+    def mend(self) -> None:
+        """Give back all that was taken."""
+        _write(self._folder / "ca.pem", self._trusted)
+        self._authorize(SECRET)
+        self.say("ann")
+
+    def _authorize(self, password: str) -> None:
+        _write(self._folder / "auth.yml", f"AuthMethod: password\nUsername: noc\nAuthString: {password}\n")
+
+    def _answer(self, asked: Asked) -> Says:
+        """Answer whoever has the password."""
+        given = xmlrpc.client.loads(asked.body)[0][0].get("AuthString")
+        fault = xmlrpc.client.Fault(103, f"Failed to authenticate noc with {given}")
+        self._plc.fault = None if given == SECRET else fault
+        return self._plc.answer(asked)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
 
 
 def _plain(name: str, *, tight: bool) -> dict[str, Any]:
@@ -152,6 +228,14 @@ class Node:
     def has(self, name: str) -> bool:
         """Say whether a slice has lanes and classes."""
         return (name, "normal") in self.program.lanes() and handle_of(self.origin.slice_id) in self.room.classes()
+
+    def printed(self, *words: str) -> str:
+        """Return what a command says of the configuration, in the room."""
+        command = [*self.room.enter, self.room.python, "-m", "bwexporter", *words, str(self.program.config_file)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=self.room.environment, timeout=60
+        )
+        return done.stdout + done.stderr
 
     def source(self, family: str) -> float:
         """Return a metric of the source; no number until a turn is published."""
@@ -194,8 +278,11 @@ def test_slices_come_change_go_return_and_outlive_trouble(node: Node) -> None:
         assert program.lane("ann")["period_used_bytes"] == PACKETS * PACKET_BYTES
         assert program.lane("ann")["verdict"] == "within"
 
+        before = len(program.said())
         origin.say("ann", tight=True)
         assert_capped(node)
+        after = program.said()[before:].partition("roster slices=")[2].splitlines()
+        assert " capped=1 " in next(line for line in after if "turn lanes=" in line), "in the very turn of the change"
 
         origin.say()
         wait_for(lambda: not node.has("ann"), what="the removal")
@@ -233,21 +320,32 @@ def assert_capped(node: Node) -> None:
 
 
 def test_trouble_is_told_once_and_no_secret_ever(node: Node, tmp_path: Path) -> None:
-    """One line when a source goes down, none while it stays down; a restart meanwhile removes nobody."""
+    """One line when a source goes down, one when it is up again, none in between, whatever it is; none removes ann."""
     program, origin = node.program, node.origin
-    origin.fail()
-    wait_for(lambda: node.source("up") == 0, what="the trouble")
     name = str(tmp_path / "more.yml") if isinstance(origin, Files) else "https://localhost"
-    told = [line for line in program.said().splitlines() if f" {name}" in line]
-    assert len(told) == 1, told
-    for _ in range(5 if isinstance(origin, Files) else 10):
-        program.turn()
-    assert [line for line in program.said().splitlines() if f" {name}" in line] == told
+    for count, (what, begin) in enumerate(origin.troubles().items(), 1):
+        if count > 1:
+            origin.mend()
+            wait_for(lambda: node.source("up") == 1, what=f"the end before {what}")
+            assert node.source("problems") == 0
+        begin()
+        wait_for(lambda: node.source("up") == 0, what=what)
+        for _ in range(2 if isinstance(origin, Files) else 5):  # 1.5 s, in which a server is asked again
+            program.turn()
+        told = [line for line in program.said().splitlines() if f" {name}" in line]
+        again = [line for line in told if "is up again" in line]
+        assert (len(told) - len(again), len(again)) == (count, count - 1), told
+        assert node.has("ann")
+        assert node.source("problems") == 1
     program.kill()
     program.start()
     assert node.has("ann")
     state = b"".join(path.read_bytes() for path in tmp_path.glob("state.db*") if path.is_file())
-    assert SECRET not in program.said() + json.dumps(program.answer()) + json.dumps(program.metrics())
+    printed = [node.printed(*words) for words in (("check", "--ask"), ("slices", "--ask", "--config"))]
+    assert all(printed)
+    assert name in printed[0]
+    said = [program.said(), *printed, json.dumps(program.answer()), json.dumps(program.metrics())]
+    assert SECRET not in "".join(said)
     assert SECRET.encode() not in state
 
 

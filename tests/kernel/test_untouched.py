@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 import threading
@@ -162,7 +163,15 @@ def roster(program: Program, *more: dict[str, Any]) -> None:
     wait_for(lambda: classes(program) == 3 + 2 * (3 + len(more)), seconds=60, what="the roster")
 
 
+def reload(program: Program) -> None:
+    """Ask for everything to be read anew, though nothing has changed."""
+    before = program.said().count("roster slices=")
+    program.signal(signal.SIGHUP)
+    wait_for(lambda: program.said().count("roster slices=") > before, seconds=30, what="the reload")
+
+
 ACTS: dict[str, Callable[[Program], None]] = {
+    "everything is read anew": reload,
     "a node cap changes": lambda program: cap(program, "300mbit"),
     "a share changes": lambda program: shares(program, 3),
     "a thousand slices come": lambda program: roster(program, *THOUSAND),
