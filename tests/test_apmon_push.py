@@ -15,6 +15,7 @@ from bwexporter.apmon.channel import Drop
 from bwexporter.apmon.jobs import ControlGroup, Users
 from bwexporter.apmon.push import Pusher, Settings
 from bwexporter.apmon.rows import FIGURES, Layout, Naming, Rows
+from bwexporter.apmon.timekeeping import is_synchronised
 from bwexporter.core.lanes import UNLIMITED, Reason, Traffic
 from bwexporter.core.report import PushStatus, Report
 from bwexporter.kernel.claims import Claim
@@ -244,6 +245,34 @@ class TestPace:
 
         assert 20 == len(receiver.wait_for(20))
         assert 5.0 == pusher.work()
+
+
+def test_a_clock_that_nobody_keeps_is_said_once(
+    tmp_path: Path, clock: Clock, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And once that somebody does again; where the kernel may not be asked nothing is said."""
+    answers = iter([None, False, False, None, True, True, False])
+    conf = written(tmp_path, receiver.destination().name)
+    pusher = Pusher(settings(conf), clock, synchronised=lambda: next(answers))
+    said = []
+    with caplog.at_level("INFO", "bwexporter.apmon"):
+        for _ in range(7):
+            caplog.clear()
+            pusher.hear(report(device_report([LaneFigures("a")])))
+            work(pusher, clock, 60)
+            said.append([text.split(" service")[0] for text in caplog.messages if "time service" in text])
+    pusher.close()
+
+    assert [[], ["no time"], [], [], ["a time"], [], ["no time"]] == said
+
+
+def test_the_kernel_says_whether_somebody_keeps_the_clock() -> None:
+    """As another program hears it of adjtimex(2)."""
+    number = {"x86_64": 159, "aarch64": 171}[os.uname().machine]
+    asking = f"my $zeros = pack('x512'); print syscall({number}, $zeros)"
+    heard = subprocess.run(["perl", "-e", asking], capture_output=True, text=True, check=True).stdout
+
+    assert is_synchronised() == (None if heard == "-1" else heard != "5")
 
 
 class TestBadDestinations:

@@ -23,6 +23,7 @@ from bwexporter.apmon.monitor import Monitor
 from bwexporter.apmon.rows import Layout, Naming, Place, Rows
 from bwexporter.apmon.sender import DEFAULT_MESSAGE_BYTES, DEFAULT_RATE, Message, Sender
 from bwexporter.apmon.sources import Sources
+from bwexporter.apmon.timekeeping import is_synchronised
 from bwexporter.core.report import Report
 
 log = logging.getLogger("bwexporter.apmon")
@@ -65,8 +66,16 @@ class _Outbox:
 class Pusher:
     """Pushes with ApMon until it is closed."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        synchronised: Callable[[], bool | None] = is_synchronised,
+    ) -> None:
         self._clock = clock
+        self._synchronised = synchronised
+        self._warned_of_the_clock = False
         self._settings = settings
         self._sender = Sender((), resolve_seconds=0.0, clock=clock)
         self._sources = self._sources_of(settings)
@@ -136,7 +145,20 @@ class Pusher:
                 self._sender.count_dropped(due.destination, Drop.QUEUE)
             waiting.append(Message(due.cluster, due.node, due.parameters.items(), wall_seconds))
 
+    def _look_at_the_clock(self) -> None:
+        """Say once when nobody keeps the clock whose time goes with the figures, and once when somebody does again."""
+        synchronised = self._synchronised()
+        if synchronised is False and not self._warned_of_the_clock:
+            log.warning(
+                "no time service keeps this node's clock; what is pushed is stored under a time that may be wrong"
+            )
+        elif synchronised and self._warned_of_the_clock:
+            log.info("a time service keeps this node's clock")
+        if synchronised is not None:
+            self._warned_of_the_clock = not synchronised
+
     def _begin_round(self, report: Report) -> None:
+        self._look_at_the_clock()
         self._round_due_at = self._clock() + self._settings.every_seconds
         self._report = None  # each turn once
         naming = self._settings.naming
