@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,18 +66,74 @@ def meminfo() -> Mapping[str, int]:
     return {line.split(":")[0]: int(line.split()[1]) for line in lines}
 
 
-def test_memory_and_load_are_those_of_procfs() -> None:
-    """Within 2 %, in MiB."""
-    found = host.figures(host.take(1.0), None, Options())
-    wanted = meminfo()
+class Between:
+    """Equal to all that lies between two readings of the test's own, one before and one after, give or take 2 %."""
 
-    assert found["mem_free"] == pytest.approx(wanted["MemFree"] / 1024, rel=CLOSE)
-    assert found["mem_used"] == pytest.approx((wanted["MemTotal"] - wanted["MemAvailable"]) / 1024, rel=0.1)
-    assert found["mem_actualfree"] == pytest.approx(wanted["MemAvailable"] / 1024, rel=CLOSE)
-    assert float(found["mem_usage"]) == pytest.approx(100 * (1 - wanted["MemAvailable"] / wanted["MemTotal"]), rel=0.1)
-    assert found["load5"] == pytest.approx(os.getloadavg()[1], abs=0.1)
+    def __init__(self, before: float, after: float) -> None:
+        self.least, self.most = min(before, after) * (1 - CLOSE), max(before, after) * (1 + CLOSE)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int | float) and self.least <= other <= self.most
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"from {self.least} to {self.most}"
+
+
+def test_memory_load_and_age_are_those_of_procfs() -> None:
+    """Within 2 %, in MiB, of readings just before and just after."""
+    before, loads = meminfo(), os.getloadavg()
+    found = host.figures(host.take(1.0), None, Options())
+    after = meminfo()
+
+    def between(of: Callable[[Mapping[str, int]], float]) -> Between:
+        return Between(of(before), of(after))
+
+    assert between(lambda kib: kib["MemFree"] / 1024) == found["mem_free"]
+    assert between(lambda kib: (kib["MemTotal"] - kib["MemAvailable"]) / 1024) == found["mem_used"]
+    assert between(lambda kib: kib["MemAvailable"] / 1024) == found["mem_actualfree"]
+    assert between(lambda kib: 100 * (1 - kib["MemAvailable"] / kib["MemTotal"])) == found["mem_usage"]
+    assert between(lambda kib: kib["Buffers"] / 1024) == found["mem_buffers"]
+    assert between(lambda kib: kib["Cached"] / 1024) == found["mem_cached"]
+    assert between(lambda kib: (kib["SwapTotal"] - kib["SwapFree"]) / 1024) == found["swap_used"]
+    assert loads[2] == pytest.approx(float(found["load15"]), rel=CLOSE, abs=0.05)
+    assert loads[1] == pytest.approx(float(found["load5"]), rel=CLOSE, abs=0.1)
     assert float(found["uptime"]) * 86400 == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), rel=CLOSE)
     assert "cpu_usage" not in found  # a rate, and there is one reading
+
+
+def test_rates_of_this_machine_are_those_of_a_reading_of_the_test_s_own() -> None:
+    """CPU shares within 2 of 100, interrupts, switches and blocks within 2 %, while the machine works."""
+
+    def independent() -> tuple[dict[str, int], dict[str, int], float]:
+        lines = Path("/proc/stat").read_text().splitlines()
+        of = {words[0]: words[1:] for words in map(str.split, lines)}
+        vmstat = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+        cpu = dict(zip(("user", "nice", "system", "idle"), map(int, of["cpu"]), strict=False))
+        cpu["all"] = sum(map(int, of["cpu"][:8]))
+        counters = {"intr": int(of["intr"][0]), "ctxt": int(of["ctxt"][0]), "pgpgout": int(vmstat["pgpgout"])}
+        return cpu, counters, time.monotonic()
+
+    outer, before, inner = independent(), host.take(time.monotonic()), independent()
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        Path("/").stat()
+    inner_end, now, outer_end = independent(), host.take(time.monotonic()), independent()
+    found = host.figures(now, before, Options())
+
+    def rate(name: str) -> Between:
+        pairs = ((inner, inner_end), (outer, outer_end))
+        grown = [newer[1][name] - older[1][name] for older, newer in pairs]
+        seconds = [newer[2] - older[2] for older, newer in pairs]
+        return Between(grown[0] / max(seconds), grown[1] / min(seconds))
+
+    spent = {name: outer_end[0][name] - outer[0][name] for name in outer[0]}
+    for share, ticks in (("usr", "user"), ("nice", "nice"), ("sys", "system"), ("idle", "idle")):
+        assert 100 * spent[ticks] / spent["all"] == pytest.approx(float(found[f"cpu_{share}"]), abs=2.0)
+    assert rate("intr") == found["interrupts_R"]
+    assert rate("ctxt") == found["context_switches_R"]
+    assert rate("pgpgout") == found["blocks_out_R"]
 
 
 def test_cpu_percentages_are_shares_of_all_time(tmp_path: Path) -> None:

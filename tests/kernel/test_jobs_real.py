@@ -1,7 +1,11 @@
-"""A slice's job on a real control group (v2), beside what the test reads of the kernel itself."""
+"""Jobs and the host on the real kernel: control groups (v2), numbers of processes used again, interfaces.
+
+Each figure stands beside what the test reads of the kernel itself.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -108,3 +112,72 @@ def test_a_group_that_is_gone_and_made_anew_counts_from_its_beginning(group: Pat
     assert again["cpu_time"] < found["cpu_time"]
     assert "cpu_usage" not in again
     assert usage["cpu_usage"] >= 0
+
+
+REUSED = """
+import os, subprocess, sys, time
+from bwexporter.apmon.jobs import Table, watch_pid
+from bwexporter.apmon.options import Options
+watched = subprocess.Popen(["sleep", "600"])
+job = watch_pid(watched.pid, "", "c", "n")
+found, sample = job.figures(Table(), 1.0, None, Options())
+assert found["processes"] == 1, found
+watched.kill()
+watched.wait()
+time.sleep(0.05)
+with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+    last.write(str(watched.pid - 1))
+another = subprocess.Popen(["sleep", "600"])
+assert another.pid == watched.pid, (another.pid, watched.pid)
+print(job.figures(Table(), 2.0, sample, Options())[0], watch_pid(another.pid, "", "c", "n") is not None)
+another.kill()
+"""
+
+
+def test_a_number_that_the_kernel_gives_again_is_another_process() -> None:
+    """The job is over, whoever has its number now; watched anew, the new one is a job."""
+    inside = ["unshare", "-pf", "--mount-proc", sys.executable, "-c", REUSED]
+    asked = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=60)
+
+    assert ("{} True", "") == (asked.stdout.strip(), asked.stderr)
+
+
+INTERFACES = """
+import json, socket, subprocess, time
+from bwexporter.apmon import host
+from bwexporter.apmon.options import Options
+for command in ("ip link add v0 type veth peer name v1", "ip address add 10.7.0.1/24 dev v0", "ip link set v0 up",
+                "ip link set v1 up", "ip neigh add 10.7.0.2 lladdr 02:00:00:00:00:02 dev v0"):
+    subprocess.run(command.split(), check=True)
+def counted():
+    said = subprocess.run("ip -s -j link show v0".split(), capture_output=True, text=True, check=True).stdout
+    return json.loads(said)[0]["stats64"]["tx"]["bytes"]
+def send(packets):
+    for _ in range(packets):
+        sender.sendto(bytes(1000), ("10.7.0.2", 9))
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+send(50)
+before, least, began = counted(), host.take(time.monotonic()), time.monotonic()
+send(3000)
+time.sleep(0.5)
+now = host.take(time.monotonic())
+took, sent = now.at - least.at, counted() - before
+found = host.figures(now, least, Options())
+subprocess.run("ip link del v0".split(), check=True)
+subprocess.run("ip link add v0 type veth peer name v1".split(), check=True)
+anew = host.figures(host.take(time.monotonic()), now, Options())
+print(json.dumps([found["v0_out"], sent / 1024 / took, found["total_traffic_out"], "v0_out" in anew]))
+"""
+
+
+def test_an_interface_s_rate_is_that_of_its_counters() -> None:
+    """As `ip -s` reads them; one that was made anew has none for once."""
+    inside = ["unshare", "-n", sys.executable, "-c", INTERFACES]
+    asked = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=60)
+    assert asked.stderr == ""
+    rate, independent, total, told_anew = json.loads(asked.stdout)
+
+    assert rate == pytest.approx(independent, rel=CLOSE)
+    assert rate > 1000
+    assert total >= rate
+    assert not told_anew

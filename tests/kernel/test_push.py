@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
 
 from bwexporter.apmon import Destination, Sender
 from bwexporter.apmon.channel import Drop
 from bwexporter.apmon.wire import Datagram
-from tests.apmon_ground import Receiver
+from tests.apmon_ground import Receiver, unused_port
 from tests.kernel.daemon_rig import Program, Room, Traffic, handle_of, skip_where_no_room_can_be_made, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -56,6 +59,45 @@ def write_destinations(folder: Path, *lines: str) -> None:
     (folder / "apmon.conf").write_text("\n".join([*lines, options]))
 
 
+def slow_way(room: Room) -> None:
+    """Make a link that takes a byte now and then, and a neighbour behind it."""
+    room.run("ip link add w0 type veth peer name w1")
+    room.run("ip address add 10.7.0.1/24 dev w0")
+    room.run("ip link set w0 up")
+    room.run("ip link set w1 up")
+    room.run("ip neigh add 10.7.0.2 lladdr 02:00:00:00:00:02 dev w0")
+    room.run("tc qdisc add dev w0 root tbf rate 8kbit burst 2kb limit 10mb")
+
+
+class Flapping:
+    """A receiver that is there for half a second and gone for half a second."""
+
+    def __init__(self, room: Room, port: int) -> None:
+        self.heard = 0
+        self._room, self._port = room, port
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._flap)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End."""
+        self._ended.set()
+        self._thread.join()
+
+    def _flap(self) -> None:
+        with self._room.entered():
+            while not self._ended.wait(0.5):
+                with Receiver(self._port) as there:
+                    self._ended.wait(0.5)
+                self.heard += len(there.payloads)
+
+
 def newest(receiver: Receiver, cluster: str, node: str) -> Datagram | None:
     """Return the last datagram of a cluster and node."""
     found = [one for one in receiver.wait_for(0) if (one.cluster, one.node) == (cluster, node)]
@@ -65,12 +107,19 @@ def newest(receiver: Receiver, cluster: str, node: str) -> Datagram | None:
 def test_slices_host_and_jobs_arrive_while_other_destinations_misbehave(
     room: Room, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """Refusing, unresolvable, unreachable: turns go on, the good one is complete, counters tell, no secret shows."""
-    place = f"127.0.0.1:{receiver.port}"
+    """Refusing, unresolvable, unreachable, slow, flapping: turns go on, the good one is complete, counters tell.
+
+    And no secret shows.
+    """
+    place, flapping = f"127.0.0.1:{receiver.port}", unused_port()
+    slow_way(room)
     write_destinations(
-        tmp_path, f"nowhere.invalid {SECRET}", f"127.0.0.1:9 {SECRET}", "10.8.8.8:9", f"{place} {SECRET}"
+        tmp_path,
+        *(f"nowhere.invalid {SECRET}", f"127.0.0.1:9 {SECRET}", "10.8.8.8:9", "10.7.0.2:9", f"127.0.0.1:{flapping}"),
+        f"{place} {SECRET}",
     )
-    with Program(room, tmp_path, CONFIG, SLICES) as program:
+    slices = [*SLICES, *({"name": f"more{number}", "id": 10 + number} for number in range(30))]
+    with Program(room, tmp_path, CONFIG, slices) as program, Flapping(room, flapping) as visitor:
         program.start()
         Traffic(room).send(("rooted", "normal"), handle_of(2), packets=100)
 
@@ -87,14 +136,21 @@ def test_slices_host_and_jobs_arrive_while_other_destinations_misbehave(
             seconds=30,
             what="a job",
         )
-        before = program.metrics()
-        program.turn()
-        program.turn()
+        slow = f'{DROPPED}{{destination="10.7.0.2:9",reason="busy"}}'
+        wait_for(lambda: program.metrics()[slow] > 0, seconds=60, what="a kernel's buffer full for the slow one")
+        wait_for(lambda: visitor.heard > 2, seconds=30, what="datagrams at the flapping one")
+        before, began = program.metrics(), time.monotonic()
+        scrapes = 0
+        while time.monotonic() < began + 2.0:
+            program.metrics()
+            scrapes += 1
         metrics = program.metrics()
         said = program.said() + str(metrics) + str(program.answer())
 
         assert jobs
-        assert metrics["bwexporter_turns_total"] >= before["bwexporter_turns_total"] + 2
+        assert metrics["bwexporter_turns_total"] >= before["bwexporter_turns_total"] + 3  # of six
+        assert metrics["bwexporter_turn_misfires_total"] == before["bwexporter_turn_misfires_total"]
+        assert scrapes > 3
         assert metrics[f'bwexporter_apmon_datagrams_total{{destination="{place}"}}'] > 0
         at = metrics[f'bwexporter_apmon_last_success_timestamp_seconds{{destination="{place}"}}']
         assert at == pytest.approx(time.time(), abs=30)
@@ -102,6 +158,7 @@ def test_slices_host_and_jobs_arrive_while_other_destinations_misbehave(
             ("nowhere.invalid:8884", "unresolved"),
             ("127.0.0.1:9", "refused"),
             ("10.8.8.8:9", "unreachable"),
+            (f"127.0.0.1:{flapping}", "refused"),
         ):
             assert metrics[f'{DROPPED}{{destination="{destination}",reason="{reason}"}}'] > 0, destination
         assert SECRET not in said
