@@ -102,8 +102,8 @@ def read_again(apmon: Either) -> None:
     if isinstance(apmon, Ancestor):
         apmon.reload()
     else:
-        assert apmon._sources
-        apmon._sources._due_at = 0.0
+        if apmon._sources:
+            apmon._sources._due_at = 0.0
         apmon._tick()
 
 
@@ -478,6 +478,14 @@ def cut_in_the_password(request: BaseHTTPRequestHandler) -> None:
     request.wfile.write(b"cr3t\n")
 
 
+def for_its_own_host_alone(request: BaseHTTPRequestHandler) -> None:
+    """Answer who says for which host he asks, as a server of many does."""
+    if not request.headers.get("Host", "").startswith("127.0.0.1"):
+        request.send_error(400)
+        return
+    text_answer("127.0.0.1:9 s3cr3t\n")(request)
+
+
 def passwords_of(apmon: Either) -> list[str]:
     """Return the passwords that it would send."""
     if isinstance(apmon, Ancestor):
@@ -486,19 +494,19 @@ def passwords_of(apmon: Either) -> list[str]:
 
 
 def test_15_a_url_is_read_whole() -> None:
-    """Of any length and in any pieces; the ancestor read none on 64 bits, and where it did, what came first."""
+    """Of any length, in any pieces, from any server; the ancestor read none on 64 bits, else what came first."""
     long = text_answer(f"# {'x' * 20_000}\n127.0.0.1:9 s3cr3t\n")
 
     def observed(make: Make) -> list[list[str]]:
         found = []
-        for answer in (long, cut_in_the_password):
+        for answer in (long, cut_in_the_password, for_its_own_host_alone):
             with serving(answer) as url, make(f"{url}/apmon.conf") as apmon:
                 found.append(passwords_of(apmon))
         return found
 
-    assert [["s3cr3t"], ["s3cr3t"]] == observed(lambda url: ApMon(url, allow_http=True))
-    assert [[], []] == observed(Ancestor)
-    assert [[], ["s3"]] == observed(lambda url: Ancestor(url, time_layout="ll"))
+    assert [["s3cr3t"], ["s3cr3t"], ["s3cr3t"]] == observed(lambda url: ApMon(url, allow_http=True))
+    assert [[], [], []] == observed(Ancestor)
+    assert [[], ["s3"], []] == observed(lambda url: Ancestor(url, time_layout="ll"))
 
 
 def test_16_destinations_are_replaced_not_added() -> None:
@@ -513,6 +521,21 @@ def test_16_destinations_are_replaced_not_added() -> None:
 
     assert [["127.0.0.1:10"], ["127.0.0.1:11"]] == observed(ApMon)
     assert [["127.0.0.1:9", "127.0.0.1:10"], ["127.0.0.1:9", "127.0.0.1:10", "127.0.0.1:11"]] == observed(Ancestor)
+
+
+def test_16_sources_that_were_replaced_are_not_read_again(tmp_path: Path) -> None:
+    """The ancestor's reloader went on with the old ones, and brought them back."""
+    conf = tmp_path / "apmon.conf"
+    conf.write_text("127.0.0.1:9\n")
+
+    def observed(make: Make) -> list[str]:
+        with make(str(conf)) as apmon:
+            apmon.setDestinations(("127.0.0.1:10",))
+            read_again(apmon)
+            return places_of(apmon)
+
+    assert ["127.0.0.1:10"] == observed(ApMon)
+    assert ["127.0.0.1:9"] == observed(Ancestor)
 
 
 def test_17_options_and_earlier_readings_go_with_their_destination(tmp_path: Path) -> None:

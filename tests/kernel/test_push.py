@@ -145,7 +145,10 @@ def test_slices_host_and_jobs_arrive_while_other_destinations_misbehave(
             program.metrics()
             scrapes += 1
         metrics = program.metrics()
-        said = program.said() + str(metrics) + str(program.answer())
+        pages = [
+            program._client.get(f"{program.url}{path}") for path in ("/", "/slices/ann", "/api/v1/status", "/metrics")
+        ]
+        said = program.said() + str(metrics) + str(program.answer()) + "".join(page.text for page in pages)
 
         assert jobs
         assert metrics["bwexporter_turns_total"] >= before["bwexporter_turns_total"] + 3  # of six
