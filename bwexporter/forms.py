@@ -22,8 +22,17 @@ _VOLUME_UNIT = r"(?:[kKmMgGtT][iI]?)?[bB]"
 
 
 def text(pattern: str, description: str, *examples: str) -> dict[str, Any]:
-    """Return the form of text that matches a pattern from its beginning to its end."""
-    return {"type": "string", "pattern": f"^{pattern}$", "description": description, "examples": list(examples)}
+    """Return the form of text that matches a pattern from its beginning to its end.
+
+    `patternErrorMessage` is what Visual Studio Code and the YAML language server say in place of the pattern.
+    """
+    return {
+        "type": "string",
+        "pattern": f"^{pattern}$",
+        "patternErrorMessage": f"{description} Write for example {examples[0]}.",
+        "description": description,
+        "examples": list(examples),
+    }
 
 
 def whole(least: int, most: int, description: str) -> dict[str, Any]:

@@ -102,6 +102,6 @@ def read_policy(written: object) -> Policy:
 
 
 PlannedPolicy = Annotated[
-    Policy | None, PlainValidator(read_policy, json_schema_input_type=Literal["law"] | _PolicyKeys)
+    Policy | None, PlainValidator(read_policy, json_schema_input_type=_PolicyKeys | Literal["law"])
 ]
 """The value of the key `policy`."""

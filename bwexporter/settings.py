@@ -111,7 +111,7 @@ def read_period(written: object) -> PeriodRule:
     return Calendar(keys.calendar, keys.starts_on, keys.timezone)
 
 
-_Read = PlainValidator(read_period, json_schema_input_type=MaybeDuration | _CalendarKeys)
+_Read = PlainValidator(read_period, json_schema_input_type=_CalendarKeys | MaybeDuration)
 _Described = Field(description="The span over which a volume is counted.")
 Period = Annotated[PeriodRule, _Read, _Described]
 MaybePeriod = Annotated[PeriodRule | None, _Read, _Described]

@@ -175,6 +175,26 @@ def keys_of(schema: Any) -> set[str]:
     return set(schema.get("properties", {})).union(*map(keys_of, schema.values()))
 
 
+def patterns_of(schema: Any) -> Iterator[str]:
+    """Yield every pattern of a schema."""
+    for key, inner in schema.items() if isinstance(schema, dict) else enumerate(schema):
+        if key == "pattern":
+            yield inner
+        elif isinstance(inner, dict | list):
+            yield from patterns_of(inner)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_patterns_are_those_that_editors_read(name: str) -> None:
+    """Editors read them as ECMAScript with Unicode, where only some characters may be escaped; each means the whole."""
+    found = set(patterns_of(SCHEMAS[name]))
+
+    assert found
+    assert {escaped for pattern in found for escaped in re.findall(r"\\(.)", pattern)} <= set("sSxu.")
+    assert all(pattern.startswith("^") and pattern.endswith("$") for pattern in found)
+    assert not any(re.search(r"\(\?[^:=!]", pattern) for pattern in found)
+
+
 @pytest.mark.parametrize(("name", "model"), [("bwexporter", ConfigKeys), ("slices", RecordKeys)])
 def test_every_key_is_completed(name: str, model: type[ConfigKeys | RecordKeys]) -> None:
     """Those of the model, under the names that people write."""

@@ -92,7 +92,7 @@ _USERS = forms.either(
     forms.whole(0, _LARGEST_USER, "A user id."),
     forms.text(r"[0-9]{1,10}\s*-\s*[0-9]{1,10}", "A range.", "100000-165535"),
 )
-_OWNER = forms.text(r"[^\s@<>,;\"]+@[^\s@<>,;\"]+", "An e-mail address.", "pi@example.edu")
+_OWNER = forms.text(r'[^\s@<>,;"]+@[^\s@<>,;"]+', "An e-mail address.", "pi@example.edu")
 _LABEL = {
     "type": "string",
     "allOf": [{"pattern": r"^(?!__)[a-zA-Z_][a-zA-Z0-9_]*$"}],
