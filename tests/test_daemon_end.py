@@ -1,14 +1,16 @@
-"""The end of the daemon while a turn, or a push, is under way."""
+"""The daemon while a turn, or a push, is under way: its end, and what is asked for meanwhile."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 from bwexporter.core.report import PushStatus, Report
 from bwexporter.daemon import Daemon
+from bwexporter.errors import ConfigError, Problem
 from bwexporter.stages import Pace
 from tests.reports import device_report, report
 
@@ -122,12 +124,12 @@ class NoServers:
         return ()
 
 
-def daemon_of(turns: HeldTurns, *sinks: HeldSink) -> Daemon:
+def daemon_of(turns: HeldTurns, *sinks: HeldSink, call_roll: Callable[[], Any] = SimpleNamespace) -> Daemon:
     """Assemble a daemon of these."""
     roll: Any = SimpleNamespace(sources=(), info={})
     held: Any = turns
     nothing: Any = None
-    return Daemon(held, Deaf(), lambda: roll, roll, nothing, NoServers(), sinks)
+    return Daemon(held, Deaf(), call_roll, roll, nothing, NoServers(), sinks)
 
 
 def stopped(daemon: Daemon) -> threading.Thread:
@@ -151,6 +153,26 @@ def test_a_turn_that_runs_at_the_end_ends_first_and_the_end_comes() -> None:
 
     assert not stopping.is_alive()
     assert [False] == turns.finished_in_turn
+
+
+def test_b36_a_reload_that_is_asked_for_while_a_turn_runs_is_done_after_it() -> None:
+    """The ancestor forgot what came during its pass; the next regular turn of this one would be a minute away."""
+    turns, called = HeldTurns(), threading.Event()
+
+    def call_roll() -> None:
+        called.set()
+        raise ConfigError([Problem("bwexporter.yml", 1, "interval", "is missing")])
+
+    daemon = daemon_of(turns, call_roll=call_roll)
+    daemon.start()
+    assert turns.begun.wait(10)
+    daemon.reload()
+    early = called.wait(0.2)
+    turns.go_on.set()
+
+    assert not early
+    assert called.wait(20)
+    stopped(daemon).join(timeout=20)
 
 
 def test_a_push_that_waits_for_a_server_holds_up_neither_turns_nor_the_end() -> None:

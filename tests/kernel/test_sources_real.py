@@ -303,6 +303,16 @@ def test_slices_come_change_go_return_and_outlive_trouble(node: Node) -> None:
         assert program.said().count("is up again; slices=1") == 1
         wait_for(lambda: program.lane("ann")["verdict"] == "within", what="the change")
         assert program.lane("ann")["period_used_bytes"] == PACKETS * PACKET_BYTES
+
+        with Greedy(node.traffic, handle_of(2)):
+            for tight, verdict in ((True, "over_threshold"), (False, "within")):
+                used = program.lane("ann")["period_used_bytes"]
+                origin.say()
+                wait_for(lambda: not node.has("ann"), what="the removal of a slice that sends")
+                origin.say("ann", tight=tight)
+                wait_for(lambda: node.has("ann"), what="its return")
+                wait_for(lambda verdict=verdict: program.lane("ann")["verdict"] == verdict, what=verdict)
+                assert program.lane("ann")["period_used_bytes"] >= used
     neighbour = program.lane("neighbour")
     assert neighbour["verdict"] == "within"
     assert len(program.events("counter_restarted", "neighbour")) == 0
