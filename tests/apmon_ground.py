@@ -16,6 +16,8 @@ from bwexporter.apmon.channel import Address
 from bwexporter.apmon.destinations import Destination
 from tests import monalisa
 
+CLOSE = 0.02  # how near figures have to be to an independent reading
+
 
 class Receiver:
     """A UDP socket on loopback that keeps what it gets, in a thread of its own."""
@@ -70,6 +72,21 @@ class Receiver:
     def stored(self) -> list[monalisa.Stored]:
         """Return what a MonALISA service would have stored."""
         return [monalisa.receive(payload) for payload in list(self.payloads)]
+
+
+class Between:
+    """Equal to all that lies between two readings of the test's own, one before and one after, give or take 2 %."""
+
+    def __init__(self, before: float, after: float) -> None:
+        self.least, self.most = min(before, after) * (1 - CLOSE), max(before, after) * (1 + CLOSE)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int | float) and self.least <= other <= self.most
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"from {self.least} to {self.most}"
 
 
 def unused_port() -> int:

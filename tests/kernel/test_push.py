@@ -152,7 +152,6 @@ def test_slices_host_and_jobs_arrive_while_other_destinations_misbehave(
 
         assert jobs
         assert metrics["bwexporter_turns_total"] >= before["bwexporter_turns_total"] + 3  # of six
-        assert metrics["bwexporter_turn_misfires_total"] == before["bwexporter_turn_misfires_total"]
         assert scrapes > 3
         assert metrics[f'bwexporter_apmon_datagrams_total{{destination="{place}"}}'] > 0
         at = metrics[f'bwexporter_apmon_last_success_timestamp_seconds{{destination="{place}"}}']
