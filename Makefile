@@ -69,7 +69,7 @@ lint: $(VENV)/dev.stamp
 test: lint
 	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 prometheus:prometheus promtool:prometheus chromium:chromium openssl:openssl nft:nftables fireqos:fireqos cc:gcc setpriv:util-linux \
 	  prometheus-alertmanager:prometheus-alertmanager systemd-analyze:systemd man:man-db)
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 nft:nftables prometheus:prometheus \
