@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bwexporter.core.lanes import Lane, Traffic
+from bwexporter.kernel.chains import CGROUPS
 from bwexporter.kernel.claims import Claim, wanted
 from bwexporter.kernel.probe import Probe
-from bwexporter.kernel.rules import CGROUPS, Key, Rules
+from bwexporter.kernel.rules import Key, Rules
 from bwexporter.kernel.ways import ways
 from bwexporter.reach import Finding, Verdict, Watched, findings
 from tests.fake_kernel import FakeClass, FakeDevice, FakeKernel, FakeRoot

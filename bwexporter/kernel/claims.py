@@ -17,17 +17,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE
-from bwexporter.kernel.rules import (
-    CGROUPS,
-    Elements,
-    Interval,
-    Key,
-    Rules,
-    frame,
-    handle_text,
-    key_text,
-    prefixes_place,
-)
+from bwexporter.kernel.chains import CGROUPS, RANGES, frame, prefixes_place
+from bwexporter.kernel.rules import Elements, Interval, Key, Rules, handle_text, key_text
 from bwexporter.kernel.wire import TREE_HANDLE
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -244,7 +235,7 @@ class _Claimed:
             maps[f"addresses{version}"] = {key[0]: handle for key, handle in found.items() if key[0] == key[1]}
             maps |= _prefix_maps(version, {key: found[key] for key in found if key[0] < key[1]})
         maps["uids"] = {first: handle for first, last, handle in self._uids if first == last}
-        maps["uid_ranges"] = {(first, last): handle for first, last, handle in self._uids if first < last}
+        maps[RANGES] = {(first, last): handle for first, last, handle in self._uids if first < last}
         return maps
 
     def _check(self, one: Claim, holder: int, what: str) -> None:

@@ -16,29 +16,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bwexporter.errors import DeviceRefused, KernelUnreadable
+from bwexporter.kernel.chains import CGROUPS, FILLED_BY_PACKETS, INTERVALS, MAKER, STALE, Frame, frame
 from bwexporter.kernel.nft import FAMILIES, TABLE, Nft, NftRefused, intervals
-from bwexporter.kernel.rules import (
-    CGROUPS,
-    INTERVALS,
-    MAKER,
-    STALE,
-    Edit,
-    Elements,
-    Frame,
-    Key,
-    Rules,
-    diff,
-    differences,
-    forgetting,
-    frame,
-    script,
-    seal,
-)
+from bwexporter.kernel.rules import Edit, Elements, Key, Rules, diff, differences, forgetting, script, seal
 
 CGROUP_PLACE = Path("/sys/fs/cgroup")  # nft looks nowhere else
 _MOUNTS = Path("/proc/thread-self/mountinfo")
 _READS = 3
-_NOT_OURS_TO_READ = frozenset({"flows", "recent", "strangers"})  # the kernel fills them
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +153,7 @@ class Classifier:
                 found |= self._frame(family)
             elements = {}
             for family, kind, name in (place.split(" ") for place in found if place.count(" ") == 2):
-                if kind != "chain" and name not in _NOT_OURS_TO_READ:
+                if kind != "chain" and name not in FILLED_BY_PACKETS:
                     elements[name] = self._elements(family, name)
             if self._nft.generation() == generation:
                 break

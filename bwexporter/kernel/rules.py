@@ -1,120 +1,28 @@
-"""Rules: which packet belongs to which lane, as tables of nftables.
+"""Rules: which packet belongs to which lane, as elements in tables of nftables.
 
-Turns devices and maps into chains, wanted and actual rules into the smallest edits, and edits into a script for nft.
-Pure. Knows: the order of the matches, the chains, how nft writes a key. Does not know: slices, what the kernel has, how
-a script is run, which devices and control groups are there.
-
-The first match counts: firewall mark, control group, source and then destination prefix, user. What matches nothing
-goes to the default lane, and what goes to an exempt destination to the exempt lane of its slice. Single addresses,
-prefixes of each length and single users have hash maps of their own, as the cost of an interval grows with the
-logarithm of their number, and nft reads all intervals to add one. Ranges of users are intervals, as one that begins
-anywhere would be a dozen blocks of as many sizes; so a user is looked up there once in ten seconds, and is then
-remembered, in `recent` or, where the user is in no range, among the `strangers`.
-
-    netdev bwexporter   egress of each device, just before its queue: all but the control groups
-    inet bwexporter     output: the control groups, which a packet no longer tells further down
-
-The priority of a packet names its class. Output hands a class on under a major number of our own, the seal. Egress
-honours it on packets that have come through output here: they alone have a route and a socket of this network
-namespace. A packet socket's have no route, bridged and forwarded ones no such socket. Every other 1: is the sender's
-own word and is taken back; 1:0 would even pass by all classes.
-
-A TCP connection goes on sending after its process has closed the socket, and then tells no user any more (of 2 MB that
-were written at once, 99 %). So egress remembers the class of every connection that a user sent on, in `flows`. The key
-is a hash, as nft 1.0.6 stores no map by more than 16 bytes from a packet. The longest pause of TCP is 120 s.
+Turns wanted and actual rules into the smallest edits, and edits into a script for nft. Pure. Knows: how nft writes a
+key, in which order a table is edited. Does not know: slices, what a chain says, what the kernel has, how a script is
+run, which devices and control groups are there.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import NamedTuple
 
+from bwexporter.kernel.chains import CGROUPS, INTERVALS, RANGES, REMEMBERED, SEAL_MAJOR, STALE, Frame, remembered_in
 from bwexporter.kernel.nft import FAMILIES, TABLE
-from bwexporter.kernel.tree import DEFAULT_MINOR
 from bwexporter.kernel.wire import TREE_HANDLE
 
 Interval = tuple[int, int]  # first and last
 Key = int | str | Interval
 Elements = Mapping[Key, int]
-Frame = Mapping[str, tuple[str, ...]]
-"""Declarations and chains with their lines, by names as `netdev chain lane`."""
-
-MAKER = 'comment "made by bwexporter"'
-"""What a table of ours says of itself; one of our name without it is a stranger's."""
-
-SEAL_MAJOR = 0xB3E7
-CGROUPS = "cgroups"
-RANGES = "uid_ranges"
-STALE = "#"
-INTERVALS = frozenset({"prefixes4", "prefixes6", RANGES, "exempt4", "exempt6"})
 
 _FEW_STALE = 64
 _FEW_GONE = 100  # nft 1.0.6 deletes intervals one by one out of a list: 5 000 of 10 000 took it more than a minute
-_SEALED = f"meta priority & ffff:0 == {SEAL_MAJOR:x}:0"
-_IN_TREE = f"meta priority & ffff:0 == {TREE_HANDLE >> 16:x}:0"
-# Of what a packet has not got the test fails; a number that is none lets all others pass.
-_HAS_UID = f"meta skuid != {2**32 - 1}"
-_FROM_OUTPUT = f"meta cgroup != {2**32 - 1} meta rtclassid != {2**32 - 1}"
-_FLOW4 = f"jhash ip saddr . ip daddr . tcp sport . tcp dport mod {2**32 - 1} seed 0x1"
-_FLOW6 = f"jhash ip6 saddr . ip6 daddr . tcp sport . tcp dport mod {2**32 - 1} seed 0x1"
-
-_NETDEV: Frame = {
-    "netdev table": (MAKER,),
-    "netdev map marks": ("type mark : classid",),
-    "netdev map addresses4": ("type ipv4_addr : classid",),
-    "netdev map addresses6": ("type ipv6_addr : classid",),
-    "netdev map uids": ("type uid : classid",),
-    "netdev map uid_ranges": ("type uid : classid", "flags interval"),
-    "netdev map recent": ("type uid : classid", "size 65536", "flags dynamic,timeout", "timeout 10s"),
-    "netdev set strangers": ("type uid", "size 65536", "flags dynamic,timeout", "timeout 10s"),
-    "netdev map exempts": ("type classid : classid",),
-    "netdev set exempt4": ("type ipv4_addr", "flags interval"),
-    "netdev set exempt6": ("type ipv6_addr", "flags interval"),
-    "netdev map flows": ("type classid : classid", "size 262144", "flags dynamic,timeout", "timeout 150s"),
-    "netdev chain lane": (
-        "ip daddr @exempt4 meta priority set meta priority map @exempts",
-        "ip6 daddr @exempt6 meta priority set meta priority map @exempts",
-    ),
-    "netdev chain unclassified": (
-        f"ip daddr @exempt4 meta priority set {TREE_HANDLE >> 16:x}:{DEFAULT_MINOR:x} goto lane",
-        f"ip6 daddr @exempt6 meta priority set {TREE_HANDLE >> 16:x}:{DEFAULT_MINOR:x} goto lane",
-    ),
-    "netdev chain by_priority": (f"{_IN_TREE} goto lane", "goto unclassified"),
-    "netdev chain remember": (
-        f"update @flows {{ {_FLOW4} : meta priority }}",
-        f"update @flows {{ {_FLOW6} : meta priority }}",
-        "goto by_priority",
-    ),
-    "netdev chain of_user": ("meta l4proto 6 goto remember", "goto by_priority"),
-    "netdev chain ranged": ("add @recent { meta skuid : meta priority }", "goto of_user"),
-    "netdev chain owned": (
-        "meta priority set meta skuid map @uids goto of_user",
-        "meta priority set meta skuid map @recent goto of_user",
-        "meta skuid @strangers goto of_user",
-        "meta priority set meta skuid map @uid_ranges goto ranged",
-        "add @strangers { meta skuid }",
-        "goto of_user",
-    ),
-    "netdev chain closed": (
-        f"meta priority set {_FLOW4}",
-        f"meta priority set {_FLOW6}",
-        "meta priority set meta priority map @flows goto remember",
-        "meta priority set none",
-        "goto unclassified",
-    ),
-}
-_TAKE_BACK = f"{_IN_TREE} meta priority set none"
-_BY_SOCKET = (
-    f"{_HAS_UID} goto owned",
-    f"meta l4proto 6 {_FROM_OUTPUT} goto closed",
-    "goto unclassified",
-)
-_BY_MARK = "meta priority set meta mark map @marks goto lane"
-_UNSEAL = f"{_SEALED} {_FROM_OUTPUT} meta priority set meta priority & 1:ffff | {TREE_HANDLE >> 16:x}:0 goto lane"
-_TAKE_BACK_SEAL = f"{_SEALED} meta priority set none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,59 +64,6 @@ class Edit(NamedTuple):
         if self.after is None:
             return f"{what}: remove{words[0]}"
         return f"{what}:{words[0]} becomes{words[1]}" if self.after else f"{what}: repair"
-
-
-def prefixes_place(version: int, length: int | None = None) -> str:
-    """Name the map of prefixes of one length, or that of intervals."""
-    return f"prefixes{version}" if length is None else f"prefixes{length}_{version}"
-
-
-def length_of(place: str) -> int | None:
-    """Return of which length the prefixes of a map are, None where it is not such a map."""
-    head, _, version = place.partition("_")
-    return int(head.removeprefix("prefixes")) if version in ("4", "6") and head.startswith("prefixes") else None
-
-
-def by_prefix(maps: Iterable[str], version: int) -> list[str]:
-    """Return the maps that addresses of a version are looked up in, in this order: the longest prefix counts."""
-    found = [place for place in maps if place.startswith(("prefixes", "addresses")) and place.endswith(f"{version}")]
-    return sorted(found, key=lambda place: (place.startswith("prefixes"), -(length_of(place) or 0)))
-
-
-def _address_lines(maps: Iterable[str], version: int) -> Iterator[str]:
-    protocol, bits = ("ip", 32) if version == 4 else ("ip6", 128)
-    for side in ("saddr", "daddr"):
-        for place in by_prefix(maps, version):
-            length, mask = length_of(place), ""
-            if length is not None:
-                number = (1 << bits) - (1 << bits - length)
-                mask = f" & {ipaddress.IPv4Address(number) if version == 4 else ipaddress.IPv6Address(number)}"
-            yield f"meta priority set {protocol} {side}{mask} map @{place} goto lane"
-
-
-def frame(devices: Sequence[str], maps: Mapping[str, Elements]) -> Frame:
-    """Return the declarations and chains for devices; for control groups and prefixes only where some are matched."""
-    levels = sorted((int(name.removeprefix(CGROUPS)) for name in maps if name.startswith(CGROUPS)), reverse=True)
-    by_cgroup = (_UNSEAL,) if levels else ()
-    by_address = (line for version in (4, 6) for line in _address_lines(maps, version))
-    classify = (_BY_MARK, *by_cgroup, _TAKE_BACK_SEAL, _TAKE_BACK, *by_address, *_BY_SOCKET)
-    found = {**_NETDEV, "netdev chain classify": classify}
-    for place in (place for version in (4, 6) for place in by_prefix(maps, version) if place.startswith("prefixes")):
-        kind = f"type ipv{place[-1]}_addr : classid"
-        found[f"netdev map {place}"] = (kind, "flags interval") if place in INTERVALS else (kind,)
-    for at, device in enumerate(devices):
-        hook = f'type filter hook egress device "{device}" priority 0; policy accept;'
-        found[f"netdev chain egress{at}"] = (hook, "goto classify")
-    if levels:
-        found["inet table"] = (MAKER,)
-        found |= {f"inet map {CGROUPS}{level}": ("type cgroupsv2 : classid",) for level in levels}
-        found["inet chain output"] = (
-            "type filter hook output priority 300; policy accept;",
-            _TAKE_BACK_SEAL,
-            # The group deepest in the hierarchy is the closest.
-            *(f"meta priority set socket cgroupv2 level {level} map @{CGROUPS}{level} accept" for level in levels),
-        )
-    return found
 
 
 def differences(wanted: Rules, actual: Rules | None) -> tuple[Edit, ...]:
@@ -302,13 +157,15 @@ def script(edits: Sequence[Edit], wanted: Rules, actual: Rules | None, *, cgroup
 
 
 def forgetting(edits: Sequence[Edit]) -> str:
-    """Write what makes the kernel look users up in their ranges anew; nothing where those stay as they are.
+    """Write what makes the kernel search intervals anew for what it remembers of them; nothing where they stay.
 
     It is to be run once more after the edits: a packet that was under way may have remembered what held before.
     """
-    if not any(edit.place == RANGES for edit in edits):
-        return ""
-    return f"flush map netdev {TABLE} recent\nflush set netdev {TABLE} strangers\n"
+    lines = []
+    for place in sorted({edit.place for edit in edits if edit.place in REMEMBERED}):
+        recent, strange = remembered_in(place)
+        lines += [f"flush map netdev {TABLE} {recent}\n", f"flush set netdev {TABLE} {strange}\n"]
+    return "".join(lines)
 
 
 def _block(family: str, names: Sequence[str], frame: Frame) -> list[str]:

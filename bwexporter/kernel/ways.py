@@ -12,9 +12,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE
+from bwexporter.kernel.chains import CGROUPS, by_prefix, length_of
 from bwexporter.kernel.claims import Claim
 from bwexporter.kernel.probe import SMALLEST_BYTES, Address, Probe
-from bwexporter.kernel.rules import CGROUPS, Interval, Key, Rules, by_prefix, key_text, length_of
+from bwexporter.kernel.rules import Interval, Key, Rules, key_text
 
 _NOBODY = 65_534
 _NOWHERE = int(ipaddress.IPv4Address("192.0.2.1"))  # TEST-NET-1

@@ -30,6 +30,7 @@ COUNT, REPEATS = 20_000, 4
 NO_RULES = 0
 _ADDRESSES = int(ipaddress.IPv4Address("10.64.0.0"))
 _PREFIXES, _PREFIX_BYTES = int(ipaddress.IPv4Address("10.128.0.0")), 16
+_SIX_LENGTHS, _SIX_BYTES = int(ipaddress.IPv4Address("10.160.0.0")), 64
 _USERS, _RANGES, _RANGE = 20_000, 100_000, 10
 _SUBORDINATES, _SUBORDINATE = 100_000, 65_536
 _NOBODY = 99_999
@@ -52,6 +53,8 @@ LOADS: dict[str, Callable[[int], Load]] = {
     "a control group": lambda _: Load(),
     "an address": lambda _: Load(source=_ADDRESSES + 5),
     "a prefix": lambda _: Load(source=_PREFIXES + 5 * _PREFIX_BYTES + 3),
+    "prefixes of six lengths": lambda _: Load(source=_SIX_LENGTHS + 5 * _SIX_BYTES + 1),
+    "six lengths, and nobody sends": lambda _: Load(),
     "a user": lambda _: Load(_USERS + 5),
     "a range of 6 users": lambda _: Load(_RANGES + 5 * _RANGE + 1),
     "a range of 65,536 users": lambda _: Load(_SUBORDINATES + 5 * _SUBORDINATE + 1000),
@@ -129,11 +132,14 @@ def _claim(by: str, number: int) -> Claim:
     """Return what a slice is told by, or by four keys."""
     first = _SUBORDINATES + number * _SUBORDINATE if "65,536" in by else _RANGES + number * _RANGE
     last = first + (_SUBORDINATE - 1 if "65,536" in by else _RANGE // 2)
+    six = {"prefixes": (ipaddress.ip_network((_SIX_LENGTHS + number * _SIX_BYTES, 26 + number % 6)),)}
     keys: dict[str, dict[str, Any]] = {
         "a mark": {"mark": _mark(number)},
         "a control group": {"cgroup": f"{_GROUPS}/s{number}"},
         "an address": {"prefixes": (ipaddress.ip_network((_ADDRESSES + number, 32)),)},
         "a prefix": {"prefixes": (ipaddress.ip_network((_PREFIXES + number * _PREFIX_BYTES, 28)),)},
+        "prefixes of six lengths": six,
+        "six lengths": six,
         "a user": {"uids": ((_USERS + number, _USERS + number),)},
         "a range": {"uids": ((first, last),)},
     }
@@ -142,7 +148,10 @@ def _claim(by: str, number: int) -> Claim:
         if by.startswith(kind):
             told = key
     if by.startswith("four keys"):
-        told = {name: sum((key.get(name, ()) for key in keys.values()), ()) for name in ("prefixes", "uids")}
+        told = {
+            name: sum((key.get(name, ()) for key in keys.values() if key is not six), ())
+            for name in ("prefixes", "uids")
+        }
     return Claim(f"s{number}", 0x11001 + number, 0x18001 + number, **told)
 
 
