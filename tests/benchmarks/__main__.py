@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.benchmarks import foresight, goals, ground, packets, scraping, shaping, table, traffic
+from tests.benchmarks import building, foresight, goals, ground, packets, scraping, shaping, table, traffic
 from tests.benchmarks.measure import Bench, Results
 
 SIZES = "100,1000,10000"
@@ -31,6 +31,7 @@ def main() -> int:
     all_sizes = [int(size) for size in arguments.slices.split(",")]
     sizes = all_sizes if arguments.only in {None, "turns"} else []
     scrapes: dict[str, Any] = {}
+    builds: list[building.Built] = []
     figures, costs = shaping.Figures(), packets.Costs()
     with tempfile.TemporaryDirectory(prefix="bwexporter-bench-") as name:
         bench = _bench(Path(name), arguments.rounds, errors)
@@ -45,15 +46,19 @@ def main() -> int:
         if arguments.only in {None, "traffic"}:
             figures = shaping.measure(-(-arguments.rounds // 3), bench.say)
             costs = packets.measure(Path(name), arguments.rounds, bench.say)
+        if arguments.only in {None, "builds"}:
+            builds = building.measure(Path(name), all_sizes, bench.say)
     reached = [*goals.reached(bench.results), *traffic.goals(figures, costs)]
     outlooks = foresight.measure()
     foresight.show(console, outlooks)
     traffic.show(console, figures, costs)
+    building.show(console, builds)
     scraping.show(console, scrapes)
     table.show(console, ground.machine(), bench.results, reached, sizes)
     if arguments.json:
         contents = table.as_json(ground.machine(), bench.results, reached, arguments.rounds)
         contents |= traffic.as_json(figures, costs) | foresight.as_json(outlooks) | {"scrapes": scrapes}
+        contents |= building.as_json(builds)
         arguments.json.write_text(json.dumps(contents, indent=1))
     return 0
 
@@ -63,7 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file too")
     parser.add_argument("--rounds", type=int, default=7, help="how often the contenders take turns (default: 7)")
     parser.add_argument("--slices", help=f"sizes of the node (default: {SIZES})")
-    parser.add_argument("--only", choices=["turns", "traffic", "scrapes"], help="measure one of these alone")
+    parser.add_argument("--only", choices=["turns", "traffic", "builds", "scrapes"], help="measure one of these alone")
     parser.add_argument("--quick", action="store_true", help=f"leave the largest out: {QUICK_SIZES} slices, 3 rounds")
     arguments = parser.parse_args()
     arguments.rounds = min(arguments.rounds, 3) if arguments.quick else arguments.rounds
