@@ -40,6 +40,7 @@ from bwexporter.core.report import Event, EventKind, Report, SourceStatus
 from bwexporter.errors import ConfigError, Problem
 from bwexporter.pushing import Sink
 from bwexporter.roster import Roll
+from bwexporter.shadowing import Shadowing
 from bwexporter.sorting import Sorting
 from bwexporter.turn import Turns
 
@@ -131,6 +132,7 @@ class Daemon:
         self._sorting = sorting
         self._sinks = {f"push {number}": sink for number, sink in enumerate(sinks)}  # by the names of their jobs
         self._sources = sources
+        self._shadowing = Shadowing()
         self._asked: dict[str, Server] = {}  # by the names of their jobs
         self._told: frozenset[Problem] = frozenset()
         self._down: set[str] = set()
@@ -396,6 +398,7 @@ class Daemon:
             config_reloaded_wall_seconds=self._reloaded_wall_seconds,
             pushes=tuple(status for sink in self._sinks.values() for status in sink.status()),
         )
+        report = self._shadowing.seen(report, self._turns)
         self._publisher.observe(report)
         for event in report.events:
             _log_event(event)

@@ -64,18 +64,20 @@ def fetch(
     headers: Mapping[str, str] | None = None,
     content: bytes | None = None,
     ca_file: Path | None = None,
+    context: ssl.SSLContext | None = None,
     other_hosts: bool = False,
     most_bytes: int = MOST_BYTES,
     seconds: float = MOST_SECONDS,
 ) -> Answer:
     """Return what a server answers with status 200; FetchError says in one sentence what it did instead.
 
-    `content` is posted. Where `ca_file` is given, the certificates in it are trusted and no others.
+    `content` is posted. Where `ca_file` is given, the certificates in it are trusted and no others; a `context` says
+    whatever else there is to TLS.
     """
     import httpx  # noqa: PLC0415 - rarely needed, and 0.1 s to load
 
     deadline = time.monotonic() + seconds
-    verify = trusted(ca_file) if ca_file else True
+    verify = context or (trusted(ca_file) if ca_file else True)
     with _cut_off(seconds) as seen, httpx.Client(verify=verify, timeout=seconds) as client:
         try:
             method = "GET" if content is None else "POST"

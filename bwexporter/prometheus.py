@@ -13,17 +13,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 
 from bwexporter.core.lanes import F8, I8, Lane, Traffic
+from bwexporter.core.report import Event
+from bwexporter.credentials import Credentials
 from bwexporter.errors import BwexporterError
 from bwexporter.fetch import fetch, shown_url
 
 SENT = "bwexporter_slice_sent_bytes_total"
+HAND_UNTIL, FROZEN = "bwexporter_slice_hand_until_timestamp_seconds", "bwexporter_frozen"
 PERIOD_START, USED = "bwexporter_slice_period_start_timestamp_seconds", "bwexporter_slice_period_used_bytes"
 
 _MOST_POINTS = 10_000
@@ -33,6 +36,7 @@ _MOST_SAMPLES = 1_000_000
 """In one answer, so that it stays small here and below the server's own bound of samples a query (50 million)."""
 
 _MOST_BYTES = 64 << 20
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 _MOST_SECONDS = 60.0
 
 
@@ -46,17 +50,36 @@ class Prometheus:
 
     url: str
     instance: str | None = None
+    asked_with: Credentials = field(default_factory=Credentials)
 
     def __post_init__(self) -> None:
         """Refuse what is no URL of a server."""
         try:
             parts = urlsplit(self.url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
+            named = parts.username is not None or parts.password is not None
         except ValueError:
-            usable = False
+            usable = named = False
         if not usable:
             raise PrometheusError(
                 "the source is no URL of a Prometheus server; write for example http://localhost:9090"
+            )
+        if named:
+            raise PrometheusError(
+                "the source holds a user or a password, which everybody on this machine can see; write --user NAME "
+                "--password-file FILE"
+            )
+        if parts.scheme == "http":
+            self._refuse_plain_secrets(parts.hostname in _THIS_MACHINE)
+
+    def _refuse_plain_secrets(self, is_here: bool) -> None:  # noqa: FBT001 - of the server
+        """Refuse what http cannot keep, or does not know."""
+        asked = self.asked_with
+        if asked.ca_file or asked.cert_file:
+            raise PrometheusError(f"{shown_url(self.url)} begins with http, which knows no certificates; write https")
+        if (asked.token_file or asked.password_file) and not is_here:
+            raise PrometheusError(
+                f"{shown_url(self.url)} begins with http: a secret is sent over https alone, or to this machine itself"
             )
 
     def uses(
@@ -83,6 +106,24 @@ class Prometheus:
         del step_seconds
         began, used = self._at(PERIOD_START, device, at), self._at(USED, device, at)
         return {lane: (began[lane], int(used[lane])) for lane in lanes if lane in began and lane in used}
+
+    def by_hand(self, until: int) -> tuple[Event, ...]:
+        """Return none: a server's series say that an order was in force, and not what it was."""
+        del until
+        return ()
+
+    def left_out(self, device: str, since: int, until: int) -> str:
+        """Say what of the span is not known, nothing where all of it is."""
+        span = {"start": since, "end": until}
+        frozen = FROZEN + ("" if self.instance is None else f"{{instance={_quoted(self.instance)}}}")
+        found = self._asked("query", {"query": f"max(max_over_time({frozen}[{until - since}s]))", "time": until})
+        was_frozen = any(samples[0][1] for samples in _samples(found, "value", self.url) if samples)
+        if not was_frozen and not self._asked("series", {"match[]": self._selector(HAND_UNTIL, device), **span}):
+            return ""
+        return (
+            f"orders by hand were in force on {device} in that span, and are left out: their amounts are in the state "
+            "file alone"
+        )
 
     def _at(self, metric: str, device: str, at: int) -> dict[Lane, float]:
         """Return the value of each lane at an instant."""
@@ -113,17 +154,19 @@ class Prometheus:
 
     def _selector(self, metric: str, device: str) -> str:
         wanted = {"device": device} | ({} if self.instance is None else {"instance": self.instance})
-        return (
-            metric
-            + "{"
-            + ",".join(f"{label}={json.dumps(value, ensure_ascii=False)}" for label, value in wanted.items())
-            + "}"
-        )
+        return metric + "{" + ",".join(f"{label}={_quoted(value)}" for label, value in wanted.items()) + "}"
 
     def _asked(self, path: str, parameters: Mapping[str, Any]) -> Any:
         """Return the data of an answer; FetchError, PrometheusError."""
         url = f"{self.url.rstrip('/')}/api/v1/{path}?{urlencode(parameters)}"
-        body = fetch(url, most_bytes=_MOST_BYTES, seconds=_MOST_SECONDS).body
+        body = fetch(
+            url,
+            headers=self.asked_with.headers(),
+            context=self.asked_with.context(),
+            other_hosts=True,
+            most_bytes=_MOST_BYTES,
+            seconds=_MOST_SECONDS,
+        ).body
         try:
             answer = json.loads(body)
             if answer["status"] == "success":
@@ -159,15 +202,27 @@ def _fill(column: F8, samples: Sequence[tuple[float, float]], since: int, step_s
             column[row] = value
 
 
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _lanes_of(data: Any, key: str, url: str) -> Iterator[tuple[Lane, list[tuple[float, float]]]]:
-    """Yield each lane of an answer with its samples (Unix time, value); those that are no number are left out."""
+    """Yield each lane of an answer with its samples."""
+    try:
+        labels = [one["metric"] for one in data["result"]]
+        lanes = [Lane(one["device"], one["slice"], Traffic(one["traffic"])) for one in labels]
+    except (KeyError, TypeError, ValueError):
+        raise _no_prometheus(url) from None
+    yield from zip(lanes, _samples(data, key, url), strict=True)
+
+
+def _samples(data: Any, key: str, url: str) -> Iterator[list[tuple[float, float]]]:
+    """Yield the samples (Unix time, value) of each series of an answer; those that are no number are left out."""
     try:
         for one in data["result"]:
-            labels = one["metric"]
             written = one[key] if key == "values" else [one[key]]
             samples = [(float(at), float(value)) for at, value in written]
-            lane = Lane(labels["device"], labels["slice"], Traffic(labels["traffic"]))
-            yield lane, [sample for sample in samples if math.isfinite(sample[1])]
+            yield [sample for sample in samples if math.isfinite(sample[1])]
     except (KeyError, TypeError, ValueError):
         raise _no_prometheus(url) from None
 

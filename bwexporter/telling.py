@@ -7,13 +7,14 @@ its inputs say it. Does not know: when an event is worth remembering, where it i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from bwexporter import explain
+from bwexporter.core.lanes import UNLIMITED
 from bwexporter.core.orders import Action, InForce, Outcome
-from bwexporter.core.report import Event, EventKind
+from bwexporter.core.report import Event, EventKind, WouldBe
 from bwexporter.units import print_duration, print_rate, print_volume
 
 Inputs = Mapping[str, Any]
@@ -51,6 +52,50 @@ def order_row(one: InForce) -> dict[str, Any]:
         "resting": one.resting,
         "sentence": f'By hand, {order(terms)}, by {one.order.who}: "{one.order.reason}".{resting}',
     }
+
+
+def compared_row(recorded_bytes: int, sent_bytes: int, spans: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Return as plain data what a lane sent and would have sent, and when it would have been capped."""
+    return {
+        "recorded_bytes": recorded_bytes,
+        "sent_bytes": sent_bytes,
+        "less_bytes": max(0, recorded_bytes - sent_bytes),
+        "capped_seconds": round(sum(until - since for since, until in spans), 3),
+        "capped": [[round(since, 3), round(until, 3)] for since, until in spans],
+    }
+
+
+def would_be_row(would_be: WouldBe, row: int) -> dict[str, Any]:
+    """Return as plain data what would be of a lane in shadow, with its sentence."""
+    ceiling = int(would_be.ceiling_bytes_per_second[row])
+    told = {
+        "from": round(float(would_be.since_wall_seconds[row]), 3),
+        "ceiling_bytes_per_second": ceiling if ceiling < UNLIMITED else None,
+        **compared_row(int(would_be.recorded_bytes[row]), int(would_be.sent_bytes[row]), would_be.spans.get(row, ())),
+        "capped_now": bool(would_be.capped[row]),
+    }
+    return {**told, "sentence": of_would_be(told)}
+
+
+def of_would_be(told: Inputs) -> str:
+    """Say what would be."""
+    since = f"since {_when(told['from'])}"
+    less = (
+        f"{print_volume(told['less_bytes'])} less than the {print_volume(told['recorded_bytes'])} that it sent {since}"
+    )
+    if told["capped_now"] and told["capped"]:
+        ceiling, begun = told["ceiling_bytes_per_second"], _when(told["capped"][-1][0])
+        return f"Enforced, it would be capped at {print_rate(ceiling)} since {begun}, and would have sent {less}."
+    if told["capped"]:
+        lasted = print_duration(told["capped_seconds"])
+        return f"Enforced, it would have been capped for {lasted} and would not be now; it would have sent {less}."
+    if told["less_bytes"]:
+        return f"Enforced, it would not have been capped; paced, it would have sent {less}."
+    return f"Enforced, it would not have been capped {since}, and would have sent as much."
+
+
+def _when(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def sentence(kind: EventKind, inputs: Inputs) -> str:
@@ -151,7 +196,7 @@ def _until(inputs: Inputs) -> str:
     until = inputs.get("until_timestamp_seconds")
     if until is None:
         return "" if Action(inputs["action"]) is Action.TOP_UP else " until it is undone"
-    return f" until {datetime.fromtimestamp(float(until), UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f" until {_when(float(until))}"
 
 
 def _lent(inputs: Inputs) -> str:

@@ -256,6 +256,11 @@ class Turns:
         self._wield(obeyed, now, ended_by=command)
         return obeyed
 
+    def hold(self, wheel: hand.Hand | None, now: Instant) -> None:
+        """Take over a hand whose orders were given, ended and told elsewhere."""
+        if wheel is not None:
+            self._wield(hand.Obeyed(wheel), now)
+
     def _wield(self, obeyed: hand.Obeyed, now: Instant, *, ended_by: Command | None = None) -> None:
         """Take over a hand: where its orders changed, tariffs are anew what is written and what it makes of that."""
         before = frozenset(self._orders)

@@ -35,6 +35,7 @@ DOORS = {
     "h11": {"bwexporter.web"},
     "jinja2": {"bwexporter.web"},
     "markupsafe": {"bwexporter.chart", "bwexporter.svg", "bwexporter.web"},
+    "PIL": {"bwexporter.png"},
     "prometheus_client": {"bwexporter.metrics"},
     "pyroute2": {"bwexporter.kernel", "bwexporter.demo"},
     "sqlite3": {"bwexporter.state"},

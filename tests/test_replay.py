@@ -7,6 +7,8 @@ import json
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,13 +19,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from bwexporter import chart, svg
 from bwexporter.cli import comparing
 from bwexporter.cli.main import main
-from bwexporter.core.lanes import UNLIMITED, Traffic
+from bwexporter.core.lanes import UNLIMITED, Lane, Traffic
+from bwexporter.core.orders import Action, Command
 from bwexporter.core.plans import LAW, Policy, Rung, Window, Windows
-from bwexporter.core.report import Report
+from bwexporter.core.report import Event, EventKind, Report
+from bwexporter.core.wheel import moves
 from bwexporter.replay import Recorded, Told, replayed
 from bwexporter.state import open_state
 from tests.node import DEVICE, Node
@@ -71,9 +76,9 @@ class Recorder:
             else:
                 spans.append([at, until])
 
-    def recorded(self, node: Node) -> Recorded:
-        """Return the first day."""
-        sums = np.array([self.sums[bucket] for bucket in range(int(DAY / STEP))])
+    def recorded(self, node: Node, seconds: float = DAY) -> Recorded:
+        """Return the first day, or less."""
+        sums = np.array([self.sums[bucket] for bucket in range(int(seconds / STEP))])
         lanes = node.turns.desks[DEVICE].tariffs.lanes
         return Recorded(self.began, STEP, lanes, np.floor(sums).astype(np.int64))
 
@@ -263,7 +268,7 @@ def test_the_picture_shows_rate_use_and_caps_of_both(
     other.write_text(saved.read_text().replace("allowance: 100MB", LADDER_FROM_A_FIFTH))
     span = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 12:00+00:00"]
 
-    main(["replay", "--policy", str(other), "--config", str(saved), *span, "--slice", "s0", "--svg", str(file)])
+    main(["replay", "--policy", str(other), "--config", str(saved), *span, "--slice", "s0", "--picture", str(file)])
 
     drawn, begin, end = parsed(file.read_text()), 1_700_000_100, 1_700_049_600
     words = [one.text or "" for one in drawn.iter(f"{SVG}text")]
@@ -292,6 +297,58 @@ def test_the_picture_shows_rate_use_and_caps_of_both(
     assert "s0" in capsys.readouterr().out
 
 
+def test_a_png_shows_the_same_as_the_svg(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the SVG has a bar and a line, the PNG has their colours, at twice the size; elsewhere it is white."""
+    other, svg_file, png_file = tmp_path / "other.yml", tmp_path / "out.svg", tmp_path / "out.png"
+    other.write_text(saved.read_text().replace("allowance: 100MB", LADDER_FROM_A_FIFTH))
+    span = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 12:00+00:00"]
+
+    for file in (svg_file, png_file):
+        main(["replay", "--policy", str(other), "--config", str(saved), *span, "--slice", "s0", "--picture", str(file)])
+
+    drawn, image = parsed(svg_file.read_text()), Image.open(png_file).convert("RGB")
+    assert image.size == (2 * chart.WIDTH, 2 * int(drawn.get("height", "")))
+    blue, grey = (9, 105, 218), (110, 119, 129)
+    for name, colour in (("course1", blue), ("course0", grey)):
+        (bar,) = (one for one in drawn.iter(f"{SVG}rect") if one.get("class") == f"capped {name}")
+        left, top, width, height = (float(bar.get(key, "")) for key in ("x", "y", "width", "height"))
+        assert image.getpixel((round(2 * (left + width / 2)), round(2 * (top + height / 2)))) == colour
+        assert image.getpixel((round(2 * left) - 8, round(2 * (top + height / 2)))) == (255, 255, 255)
+        (line,) = polylines(drawn, f"used {name}")
+        x, y = line[len(line) // 2]
+        around = {image.getpixel((round(2 * x), round(2 * y) + dy)) for dy in range(-3, 4)}
+        assert colour in around
+    for words in (one for one in drawn.iter(f"{SVG}text") if one.text):
+        y = round(2 * float(words.get("y", ""))) - 8
+        row = {image.getpixel((at, y)) for at in range(image.width)}
+        assert any(sum(pixel) < 600 for pixel in row), words.text
+    capsys.readouterr()
+
+
+def test_without_its_library_a_png_says_how_to_get_it(saved: Path, tmp_path: Path) -> None:
+    """In an interpreter that has no Pillow, before anything is lived through."""
+    script = (
+        "import sys\n"
+        "sys.modules['PIL'] = None\n"  # as Python marks what cannot be imported
+        "from bwexporter.cli.main import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = ["replay", "--policy", str(saved), "--config", str(saved), "--picture", str(tmp_path / "out.png")]
+
+    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "a PNG needs the library Pillow: pip install 'bwexporter[png]'" in done.stderr
+
+
+def test_another_kind_of_picture_is_refused(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", "--policy", str(saved), "--config", str(saved), "--picture", "out.gif"])
+
+    assert ended.value.code == 2
+    assert "write a name as out.svg or .png" in " ".join(capsys.readouterr().err.split())
+
+
 def test_without_a_slice_the_lanes_are_drawn_whose_caps_differ_most(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,7 +362,7 @@ def test_without_a_slice_the_lanes_are_drawn_whose_caps_differ_most(
     )
 
     main(["replay", "--policy", str(other), "--config", str(saved), "--from", "2023-11-14 22:15+00:00",
-          "--to", "2023-11-15 12:00+00:00", "--svg", str(file)])  # fmt: skip
+          "--to", "2023-11-15 12:00+00:00", "--picture", str(file)])  # fmt: skip
 
     drawn = parsed(file.read_text())
     titles = [one.text or "" for one in drawn.iter(f"{SVG}text") if one.get("class") == "title"]
@@ -319,7 +376,10 @@ def test_without_a_slice_the_lanes_are_drawn_whose_caps_differ_most(
     ("flags", "words"),
     [
         (["--slice", "nobody"], "has no slice 'nobody'; write the name of one of its slices"),
-        (["--svg", "/nowhere/out.svg"], "the picture cannot be written to /nowhere/out.svg: No such file or directory"),
+        (
+            ["--picture", "/nowhere/out.svg"],
+            "the picture cannot be written to /nowhere/out.svg: No such file or directory",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_said(
@@ -356,3 +416,153 @@ def test_every_course_can_be_drawn(values: list[float], allowance: int, length: 
 
 def test_the_worked_examples_hold() -> None:
     assert [0, 0] == [doctest.testmod(room).failed for room in (comparing, svg)]
+
+
+# The hand on the wheel.
+
+HOUR = 3600.0
+HANDLED = (
+    Sender(100 * MEGABYTE, full_bytes_per_second=20_000),  # released while it is over its threshold
+    Sender(400 * MEGABYTE, full_bytes_per_second=20_000),  # capped, and restored before the cap is over
+    Sender(40 * MEGABYTE, full_bytes_per_second=20_000),  # topped up
+    Sender(400 * MEGABYTE, full_bytes_per_second=20_000),  # capped, until the cap is over
+)
+STEERED = (
+    (0.5 * HOUR, Command("one", Action.CAP, "root", "test", "s3", rate_bytes_per_second=4_000, seconds=2 * HOUR)),
+    (1.0 * HOUR, Command("two", Action.CAP, "root", "test", "s1", rate_bytes_per_second=2_000, seconds=9 * HOUR)),
+    (1.5 * HOUR, Command("three", Action.RELEASE, "root", "test", "s0", seconds=HOUR)),
+    (2.0 * HOUR, Command("four", Action.TOP_UP, "root", "test", "s2", volume_bytes=20 * MEGABYTE)),
+    (3.0 * HOUR, Command("five", Action.RESTORE, "root", "test", "s1")),
+)
+
+
+def steered() -> tuple[Recorder, Sends, Recorded]:
+    """Live through some hours of a day with a hand on the wheel."""
+    recorder = Recorder()
+    loop = Sends(HANDLED, INTERVAL, DAY, random.Random(5), hears=recorder.hear)
+    for at, command in STEERED:
+        while loop.seconds < at:
+            loop.wait(0.4)
+        loop.node.turns.obey(command, loop.node.now())
+        loop.report = loop.look(anew=True)
+    while loop.seconds < 5 * HOUR + 700.0:
+        loop.wait(0.4)
+    recorded = recorder.recorded(loop.node, 5 * HOUR)
+    return recorder, loop, replace(recorded, moved=tuple(moves(loop.node.shelf.events)))
+
+
+def test_what_was_set_by_hand_then_is_set_by_hand_again() -> None:
+    """Caps, releases, top-ups and restores come and go when they did: nobody sends more or less than was recorded."""
+    recorder, loop, recorded = steered()
+    desk = loop.node.turns.desks[DEVICE]
+    under = (DEVICE, desk.tree, desk.without_hand, desk.rules, loop.node.pace)
+
+    found = {one.lane.slice_name: one for one in replayed(recorded, *under) if one.lane.traffic is Traffic.NORMAL}
+    alone = {
+        one.lane.slice_name: one
+        for one in replayed(replace(recorded, moved=()), *under)
+        if one.lane.traffic is Traffic.NORMAL
+    }
+
+    for name in ("s0", "s1", "s2", "s3"):
+        assert found[name].sent_bytes == pytest.approx(found[name].recorded_bytes, rel=0.02)
+        assert len(found[name].spans) == len(recorder.spans[name])
+        for span, was in zip(found[name].spans, recorder.spans[name], strict=True):
+            assert span == pytest.approx([min(at, recorder.began + 5 * HOUR) for at in was], abs=STEP + INTERVAL)
+    assert len(found["s0"].spans) == 2  # over its threshold before the hour in which it was released, and after it
+    assert alone["s0"].sent_bytes < 0.7 * found["s0"].sent_bytes
+    assert alone["s2"].sent_bytes < 0.8 * found["s2"].sent_bytes
+
+
+def test_a_cap_lowers_what_would_have_been_sent_from_its_hour_to_its_end() -> None:
+    """Of a steady 20 kB/s, two hours at 4 kB/s and two at 2 kB/s: the one cap ran out, the other one was taken back."""
+    _, loop, recorded = steered()
+    desk = loop.node.turns.desks[DEVICE]
+    steady = replace(recorded, sent_bytes=np.full_like(recorded.sent_bytes, 20_000 * int(STEP)))
+    free = replace(desk.without_hand, allowance_bytes=np.full(len(desk.tariffs), UNLIMITED),
+                   threshold_bytes=np.full(len(desk.tariffs), UNLIMITED))  # fmt: skip
+
+    told = replayed(steady, DEVICE, desk.tree, free, desk.rules, loop.node.pace)
+
+    found = {one.lane.slice_name: one for one in told if one.lane.traffic is Traffic.NORMAL}
+    for name, rate, hours in (("s3", 4_000, 2), ("s1", 2_000, 2)):
+        slow = found[name].sent_by_interval < 20_000 * int(STEP) * 0.98
+        assert slow.sum() == pytest.approx(hours * HOUR / STEP, abs=2)
+        assert found[name].sent_bytes == pytest.approx(20_000 * 3 * HOUR + rate * hours * HOUR, rel=0.02)
+    assert found["s0"].less_bytes == 0
+
+
+def test_an_order_that_was_given_before_the_span_holds_in_it() -> None:
+    """A span that begins while caps and a top-up are in force, which are told of before it alone."""
+    recorder, loop, recorded = steered()
+    desk, first = loop.node.turns.desks[DEVICE], int(2.25 * HOUR / STEP)
+    began = {
+        lane: (recorder.began, int(used))
+        for lane, used in zip(recorded.lanes, recorded.sent_bytes[:first].sum(0), strict=True)
+    }
+    late = replace(
+        recorded,
+        since_wall_seconds=recorder.began + first * STEP,
+        sent_bytes=recorded.sent_bytes[first:],
+        period_starts=began,
+    )
+
+    told = replayed(late, DEVICE, desk.tree, desk.without_hand, desk.rules, loop.node.pace)
+
+    found = {one.lane.slice_name: one for one in told if one.lane.traffic is Traffic.NORMAL}
+    for name in ("s0", "s1", "s2", "s3"):
+        assert found[name].sent_bytes == pytest.approx(found[name].recorded_bytes, rel=0.03)
+        assert len(found[name].spans) == len(
+            [span for span in recorder.spans[name] if span[1] > late.since_wall_seconds]
+        )
+    assert found["s0"].spans[0][0] == pytest.approx(recorder.began + 2.5 * HOUR, abs=STEP + INTERVAL)
+
+
+def test_a_frozen_hour_is_frozen_again() -> None:
+    """While nothing was changed, a slice that had passed its threshold was not capped either."""
+    recorder = Recorder()
+    loop = Sends(HANDLED[:1], INTERVAL, DAY, random.Random(5), hears=recorder.hear)
+    loop.node.turns.obey(Command("one", Action.FREEZE, "root", "test", seconds=2 * HOUR), loop.node.now())
+    loop.report = loop.look(anew=True)
+    while loop.seconds < 3 * HOUR + 700.0:
+        loop.wait(0.4)
+    moved = tuple(moves(loop.node.shelf.events))
+    recorded = replace(recorder.recorded(loop.node, 3 * HOUR), moved=moved)
+    desk = loop.node.turns.desks[DEVICE]
+
+    (found,) = (
+        one
+        for one in replayed(recorded, DEVICE, desk.tree, desk.without_hand, desk.rules, loop.node.pace)
+        if one.lane.slice_name == "s0" and one.lane.traffic is Traffic.NORMAL
+    )
+
+    assert found.recorded_bytes > 100 * MEGABYTE
+    assert found.sent_bytes == pytest.approx(found.recorded_bytes, rel=0.01)
+    assert found.spans[0][0] == pytest.approx(recorder.began + 2 * HOUR, abs=STEP + INTERVAL)
+
+
+def test_the_command_reads_the_orders_from_the_state_file(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A release of the greedy slice from noon on; nothing else was recorded of it."""
+    given_ = {"outcome": "given", "action": "release", "who": "root", "reason": "test", "token": "one"}
+    noon = 1_700_043_200.0
+    events = [
+        Event(noon, EventKind.BY_HAND, DEVICE, Lane(DEVICE, "s2", Traffic.NORMAL),
+              {**given_, "until_timestamp_seconds": noon + 4 * HOUR}),
+        Event(noon, EventKind.BY_HAND, DEVICE, Lane(DEVICE, "s0", Traffic.NORMAL), {"action": "what is this"}),
+    ]  # fmt: skip
+    state = open_state(saved.parent / "state.db", now_wall_seconds=noon)
+    kept = next(iter(state.load().values()))
+    assert state.save([kept], events, kept.at.wall_seconds, save_wait_seconds=20).saved
+    state.close()
+    command = ["replay", "--policy", str(saved), "--config", str(saved), "--json",
+               "--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 14:00+00:00"]  # fmt: skip
+
+    spans = []
+    for more in ([], ["--without-hand"]):
+        main([*command, *more])
+        lanes = json.loads(capsys.readouterr().out)["lanes"]
+        spans.append(next(one["capped"] for one in lanes if (one["slice"], one["traffic"]) == ("s2", "normal")))
+
+    with_hand, without_hand = spans
+    assert with_hand[-1][1] == pytest.approx(noon, abs=1.0)
+    assert without_hand[-1][1] == 1_700_056_800.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import http.server
 import json
+import shutil
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import bcrypt
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +27,10 @@ from bwexporter.core.lanes import Lane, Traffic
 from bwexporter.core.report import Report
 from tests.alerting.ports import free_port
 from tests.alerting.servers import Server
+from tests.certificates import Authority
 from tests.node import DEVICE
+from tests.servers import Asked, Certificates, Says
+from tests.servers import Server as Listening
 from tests.test_replay import LADDER_FROM_A_FIFTH, STEP, a_day_in
 
 SCRAPE_SECONDS = 60
@@ -31,6 +38,14 @@ BEGAN = 1_700_000_000
 GAP = (BEGAN + 10_000, BEGAN + 12_000)  # in which nothing was scraped
 LOST = BEGAN + 30_000  # when the exporter lost its state: its counters began again
 SPAN = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 12:00+00:00"]
+
+
+_HELD = (
+    f"# TYPE {prometheus.HAND_UNTIL} gauge\n"
+    f'{prometheus.HAND_UNTIL}{{device="{DEVICE}",slice="s3",traffic="normal",action="cap",instance="node1:10099"}} '
+    f"{BEGAN + 7200} {BEGAN + 3600}"
+)
+"""An order by hand."""
 
 
 @dataclass
@@ -67,12 +82,12 @@ class Scraper:
                 int(accounts.used_bytes[row]),
             )
 
-    def written(self) -> str:
+    def written(self, *more: str) -> str:
         """Return all of it in the format that promtool reads."""
         parts = [f"# TYPE {prometheus.SENT.removesuffix('_total')} counter", *self.sent]
         parts += [f"# TYPE {prometheus.PERIOD_START} gauge", *self.starts]
         parts += [f"# TYPE {prometheus.USED} gauge", *self.used]
-        return "\n".join([*parts, "# EOF\n"])
+        return "\n".join([*parts, *more, "# EOF\n"])
 
 
 @dataclass(frozen=True)
@@ -105,7 +120,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
     other = folder / "other.yml"
     other.write_text(config.read_text().replace("allowance: 100MB", LADDER_FROM_A_FIFTH))
     (folder / "one.om").write_text(scraper.written())
-    (folder / "two.om").write_text(scraper.written().replace("node1:10099", "node2:10099"))
+    (folder / "two.om").write_text(scraper.written(_HELD).replace("node1:10099", "node2:10099"))
     for name in ("one.om", "two.om"):
         written = ["promtool", "tsdb", "create-blocks-from", "openmetrics", name, "tsdb"]
         subprocess.run(written, cwd=folder, check=True, capture_output=True)
@@ -115,6 +130,55 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
     try:
         server.start()
         yield Recording(config, other, server.url)
+    finally:
+        server.stop()
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A server that wants to know who asks: its URL, and the options that it answers to."""
+
+    url: str
+    trust: tuple[str, ...]
+    certificate: tuple[str, ...]
+    password: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def guarded(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """The same series in a Prometheus that speaks TLS to those alone who show a certificate and know a password."""
+    folder = tmp_path_factory.mktemp("guarded")
+    shutil.copytree(recording.config.parent / "tsdb", folder / "tsdb", ignore=shutil.ignore_patterns("lock"))
+    authority = Authority(folder / "authority")
+    certificate, key = authority.sign("server")
+    own_certificate, own_key = authority.sign("reader", hosts="DNS:reader")
+    hashed = bcrypt.hashpw(b"not to be seen", bcrypt.gensalt(4)).decode()
+    web = {
+        "tls_server_config": {
+            "cert_file": str(certificate),
+            "key_file": str(key),
+            "client_auth_type": "RequireAndVerifyClientCert",
+            "client_ca_file": str(authority.certificate),
+        },
+        "basic_auth_users": {"reader": hashed},
+    }
+    (folder / "web.yml").write_text(json.dumps(web))
+    (folder / "prometheus.yml").write_text("{}\n")
+    (folder / "password").write_text("not to be seen\n")
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.load_cert_chain(own_certificate, own_key)
+    flags = ["--config.file=prometheus.yml", "--storage.tsdb.path=tsdb", "--storage.tsdb.retention.time=100y"]
+    server = Server(
+        "prometheus", folder, [*flags, "--web.config.file=web.yml"], verify=context, auth=("reader", "not to be seen")
+    )
+    try:
+        server.start()
+        yield Guarded(
+            server.url,
+            ("--ca-file", str(authority.certificate)),
+            ("--cert-file", str(own_certificate), "--key-file", str(own_key)),
+            ("--user", "reader", "--password-file", str(folder / "password")),
+        )
     finally:
         server.stop()
 
@@ -161,6 +225,132 @@ def test_it_agrees_with_the_state_file_over_a_gap_and_a_counter_that_began_again
             assert span == pytest.approx(other, abs=STEP + 300.0)
 
 
+def test_a_server_that_wants_to_know_who_asks_gives_the_same(
+    recording: Recording, guarded: Guarded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An authority of its own, a client's certificate, a user and a password, against a real Prometheus."""
+    plain = recording.replayed(capsys, "--source", recording.url, "--instance", "node1:10099")
+    way_in = ("--source", guarded.url, "--instance", "node1:10099", *guarded.trust)
+
+    theirs = recording.replayed(capsys, *way_in, *guarded.certificate, *guarded.password)
+
+    assert theirs == plain
+    unsaid = {
+        "certificate verify failed": ["--source", guarded.url, *guarded.certificate, *guarded.password],
+        "it answers 401 Unauthorized": [*way_in, *guarded.certificate],
+        "cannot be fetched": [*way_in, *guarded.password],  # the handshake fails, or what comes after it
+    }
+    for words, flags in unsaid.items():
+        said = recording.refusal(capsys, *flags)
+        assert words in said
+        assert "not to be seen" not in said
+
+
+def test_a_token_is_read_from_its_file_and_shown_nowhere(
+    recording: Recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through a proxy over TLS that lets those through who have the token, as people put one before Prometheus."""
+    certificates = Certificates(tmp_path)
+    (tmp_path / "token").write_text("a very secret token\n")
+    (tmp_path / "wrong").write_text("another secret\n")
+
+    def passed_on(asked: Asked) -> Says:
+        if asked.headers.get("authorization") != "Bearer a very secret token":
+            return Says(b"a very secret token is missing", status=403)
+        answer = httpx.get(f"{recording.url}{asked.path}", trust_env=False)
+        return Says(answer.content, answer.status_code)
+
+    with Listening(passed_on).running(certificates.here) as proxy:
+        flags = ["--source", proxy.url, "--instance", "node1:10099", "--ca-file", str(certificates.ca_file)]
+        theirs = recording.replayed(capsys, *flags, "--token-file", str(tmp_path / "token"))
+        said = recording.refusal(capsys, *flags, "--token-file", str(tmp_path / "wrong"))
+        missing = recording.refusal(capsys, *flags, "--token-file", str(tmp_path / "nowhere"))
+
+    assert theirs == recording.replayed(capsys, "--source", recording.url, "--instance", "node1:10099")
+    assert "it answers 403 Forbidden" in said
+    assert "secret" not in said
+    assert f"{tmp_path / 'nowhere'} cannot be read: No such file or directory" in missing
+
+
+def test_a_redirect_takes_no_secret_elsewhere(
+    recording: Recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To plain http nothing follows at all; what another host over https is asked has no token."""
+    certificates = Certificates(tmp_path)
+    (tmp_path / "token").write_text("a very secret token\n")
+    flags = ["--ca-file", str(certificates.ca_file), "--token-file", str(tmp_path / "token")]
+    plain = Listening(lambda _: Says(b"{}"))
+    other = Listening(lambda _: Says(b"{}"))
+    with plain.running(), other.running(certificates.here):
+        elsewhere = other.url.replace("localhost", "127.0.0.1")
+        for target, words in ((plain.url, "it redirects to another scheme or host"), (elsewhere, "cannot be fetched")):
+            moved = Listening(lambda asked, target=target: Says(status=302, headers={"location": target + asked.path}))
+            with moved.running(certificates.here):
+                said = recording.refusal(capsys, "--source", moved.url, *flags)
+            assert words in said
+            assert moved.asked[0].headers["authorization"] == "Bearer a very secret token"
+
+    assert not plain.asked
+    assert not any("authorization" in one.headers for one in other.asked)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--user", "me"], "a user and a password go together; write --user NAME --password-file FILE"),
+        (["--password-file", "p"], "a user and a password go together"),
+        (["--token-file", "t", "--user", "me", "--password-file", "p"], "a token or a user asks, not both"),
+        (["--key-file", "k"], "a key goes with a certificate; write --cert-file FILE --key-file FILE"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    recording: Recording, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", "--policy", str(recording.other), "--config", str(recording.config),
+              "--source", "https://localhost:9090", *flags])  # fmt: skip
+
+    assert ended.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.replace("\u2502", " ").split())
+
+
+def test_what_plain_http_cannot_keep_is_not_sent(
+    recording: Recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    cases = {
+        "a secret is sent over https alone, or to this machine itself": [
+            "--source", "http://prometheus.example.org", "--token-file", str(tmp_path / "token"),
+        ],
+        "begins with http, which knows no certificates; write https": [
+            "--source", recording.url, "--ca-file", str(tmp_path / "token"),
+        ],
+        "the file of certificates": ["--source", "https://localhost:1", "--ca-file", str(tmp_path / "token")],
+        "cannot be used: it and its key are not a pair in PEM": [
+            "--source", "https://localhost:1", "--cert-file", str(tmp_path / "token"),
+        ],
+        "the source holds a user or a password, which everybody on this machine can see": [
+            "--source", recording.url.replace("127.0.0.1", "me:secret@127.0.0.1"),
+        ],
+    }  # fmt: skip
+    for words, flags in cases.items():
+        said = recording.refusal(capsys, *flags)
+        assert words in said
+        assert "secret@" not in said
+
+
+def test_orders_by_hand_that_a_server_cannot_tell_are_named(
+    recording: Recording, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The series say that an order was in force on one of the two nodes, and no amount."""
+    for instance, expected in (("node1:10099", False), ("node2:10099", True)):
+        main(["replay", "--policy", str(recording.other), "--config", str(recording.config), *SPAN, "--json",
+              "--source", recording.url, "--instance", instance])  # fmt: skip
+        assert ("orders by hand were in force on eth0 in that span, and are left out" in capsys.readouterr().err) is (
+            expected
+        )
+
+
 def test_the_use_of_a_period_before_the_span_is_known_from_the_server_too(
     recording: Recording, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,7 +387,7 @@ def test_of_several_exporters_one_must_be_named(recording: Recording, capsys: py
 def test_what_is_wrong_is_said_in_a_sentence_without_secrets(
     recording: Recording, stranger: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nobody = f"http://me:secret@127.0.0.1:{free_port()}"
+    nobody = f"http://127.0.0.1:{free_port()}"
     cases = {
         nobody: "cannot be fetched",
         stranger: "does not answer as a Prometheus server does; write the URL of its API's root",

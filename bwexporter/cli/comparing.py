@@ -1,18 +1,23 @@
 """The picture of a replay: rate and use as they were recorded, and as they would have been.
 
-Turns what became of lanes under two configurations into charts. Knows: whose caps differ most, how many points a
-picture can show. Does not know: how it is drawn, how it was lived through.
+Turns what became of lanes under two configurations into a file. Knows: whose caps differ most, how many points a
+picture can show, which kinds there are. Does not know: how it is drawn, how it was lived through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+import click
 import numpy as np
 
+from bwexporter import png
 from bwexporter.chart import Chart, Course, Lived, drawn
 from bwexporter.core.lanes import I8, UNLIMITED
-from bwexporter.replay import Span, Told
+from bwexporter.errors import BwexporterError
+from bwexporter.reliving import Span
+from bwexporter.replay import Told
 from bwexporter.units import print_duration, print_volume
 
 MOST_CHARTS = 4
@@ -30,6 +35,26 @@ def picture(thens: Iterable[Told], told: Iterable[Told], span: tuple[int, int], 
     name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
     pairs = pairs if most is None else sorted(pairs, key=_difference, reverse=True)[:most]
     return drawn([_chart(then, other, span, name) for then, other in pairs])
+
+
+def drawable(path: Path | None) -> Path | None:
+    """Refuse a file of another kind, and a PNG where its library is not there, before anything is lived through."""
+    if path is not None and path.suffix not in {".svg", ".png"}:
+        raise click.BadParameter(
+            f"{path} says no kind of picture that there is; write a name as {path.stem}.svg or .png"
+        )
+    if path is not None and path.suffix == ".png":
+        png.require()
+    return path
+
+
+def draw(path: Path, drawn: str) -> None:
+    """Write a picture in the kind that its name says."""
+    content = png.png_of(drawn) if path.suffix == ".png" else drawn.encode()
+    try:
+        path.write_bytes(content)
+    except OSError as trouble:
+        raise BwexporterError(f"the picture cannot be written to {path}: {trouble.strerror}") from trouble
 
 
 def _difference(pair: Pair) -> tuple[float, int, int]:

@@ -111,6 +111,8 @@ def why(slice_name: str, config_path: Path, *, url: str | None, as_json: bool) -
         return
     for lane in told:
         click.echo(f"{place_of(lane)}: {lane['why']}")
+        if lane["would_be"] is not None:
+            click.echo(f"  {lane['would_be']['sentence']}")
         for order in lane["by_hand"]:
             click.echo(f"  {order['sentence']}")
         if lane["event"] is not None:
@@ -193,6 +195,7 @@ def _explained(row: Row, answer: Row, events: Sequence[Row]) -> dict[str, Any]:
         **lane,
         "verdict": row["verdict"],
         "why": explain.sentence(explain.of_row(row, answer["taken_at"])),
+        "would_be": row.get("would_be"),
         "by_hand": orders,
         "event": last,
     }

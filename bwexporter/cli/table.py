@@ -28,6 +28,7 @@ _COLUMNS = (
     "ceiling",
     "full rate",
     "verdict",
+    "would send",
     "to threshold",
     "period ends in",
 )
@@ -61,7 +62,9 @@ def lanes_table(answer: Mapping[str, Any], *, width: int, now_seconds: float, sl
     table = Table(
         title=lanes_title(answer), title_justify="left", title_style="bold", expand=False, pad_edge=False, box=None
     )
+    in_shadow = any(row.get("would_be") for row in answer["slices"])
     headings = [heading for heading in _COLUMNS if width >= _NEEDED_WIDTHS.get(heading, 0)]
+    headings = [heading for heading in headings if in_shadow or heading != "would send"]
     for heading in headings:
         _add_column(table, heading, narrow=width < _NARROW_WIDTH)
     for row in _shown_rows(answer["slices"], slice_name):
@@ -118,9 +121,18 @@ def _cells(row: Mapping[str, Any], now_seconds: float, bar_cells: int) -> list[T
         Text("none" if ceiling is None else print_rate(ceiling), style="bold yellow" if lowered else ""),
         "no limit" if full is None else print_rate(full),
         coloured(verdict),
+        _would_send(row.get("would_be")),
         "-" if not to_threshold else print_duration(to_threshold),
         print_duration(max(0.0, row["period_end_timestamp_seconds"] - now_seconds)),
     ]
+
+
+def _would_send(would_be: Mapping[str, Any] | None) -> Text:
+    """Say how much less a lane in shadow would have sent, in the colour of a cap that it would have now."""
+    if not would_be:
+        return Text("")
+    less = would_be["less_bytes"]
+    return Text(f"{print_volume(less)} less" if less else "the same", style="yellow" if would_be["capped_now"] else "")
 
 
 def coloured(verdict: str) -> Text:

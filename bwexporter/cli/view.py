@@ -212,6 +212,7 @@ def _one(row: Row, answer: Row, rates: Rates, width: int) -> list[Text]:
     return [
         Text(f"{row['slice']} {row['traffic']} on {row['device']}", style="bold"),
         Text(explain.sentence(explain.of_row(row, answer["taken_at"]))),
+        *([Text(row["would_be"]["sentence"])] if row.get("would_be") else []),
         *(Text(order["sentence"], style="magenta") for order in orders if order["traffic"] == row["traffic"]),
         Text(f"sends {print_rate(int(rates.now(lane)))}, its period ends in {_left(row)}"),
         Text(sparkline(rates.of(lane), max(10, width - 2)), style="cyan"),

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bwexporter.core.lanes import F8, I8, Changes, Instant, Lane, Ledger, Outcomes, Tariffs, Verdicts
+from bwexporter.core.lanes import B1, F8, I8, Changes, Columns, Instant, Lane, Ledger, Outcomes, Tariffs, Verdicts
 from bwexporter.core.orders import InForce
 
 
@@ -42,6 +42,22 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class WouldBe(Columns):
+    """What would be, were the verdicts of lanes in shadow enforced; rows are those of the tariffs.
+
+    Bytes and spans are those since `since`: the begin of the lane's period, or later, when the shadow began.
+    """
+
+    in_shadow: B1  # what is said of the other lanes means nothing
+    since_wall_seconds: F8
+    ceiling_bytes_per_second: I8
+    capped: B1
+    recorded_bytes: I8
+    sent_bytes: I8
+    spans: Mapping[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)  # by row: when it was capped
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceReport:
     """What a turn found and did on one device. Rows of every column are those of `tariffs.lanes`.
 
@@ -63,6 +79,7 @@ class DeviceReport:
     changes: Changes
     outcomes: Outcomes | None
     implausible_readings: int = 0
+    would_be: WouldBe | None = None  # None: no lane is in shadow
 
 
 @dataclass(frozen=True, slots=True)

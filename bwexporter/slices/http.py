@@ -1,16 +1,15 @@
 """Slices from a list at a URL.
 
-Turns a URL and its credentials into an answer, and an answer into records. Knows: how HTTP asks for what has changed,
-bearer tokens and basic authentication. Does not know: what becomes of the records, when to ask again.
+Turns a URL and its credentials into an answer, and an answer into records. Knows: how HTTP asks for what has changed.
+Does not know: what becomes of the records, when to ask again.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-from pathlib import Path
 from typing import NoReturn
 
+from bwexporter.credentials import Credentials
 from bwexporter.errors import ConfigError, Problem
 from bwexporter.fetch import FetchError, fetch
 from bwexporter.slices.listing import read_listing
@@ -19,8 +18,6 @@ from bwexporter.slices.source import Reading
 from bwexporter.sources import HttpAt
 from bwexporter.units import shown
 from bwexporter.yamlfile import Document
-
-_LONGEST_SECRET = 8192
 
 
 class HttpList:
@@ -32,7 +29,8 @@ class HttpList:
     def ask(self, kept: Kept | None) -> Kept | None:
         """Ask for the list; None where it is the one that is known; FetchError."""
         polling = self._at.polling
-        headers = {"accept": "application/json", **self._way_in()}
+        way_in = Credentials(self._at.token_file, self._at.user, self._at.password_file)
+        headers = {"accept": "application/json", **way_in.headers()}
         if kept and kept.version:
             headers["if-none-match"] = kept.version
         elif kept and kept.modified:
@@ -56,14 +54,6 @@ class HttpList:
     def read(self, text: str) -> Reading:
         """Read a list; ConfigError."""
         return read_listing(_document(text, self._at.name))
-
-    def _way_in(self) -> dict[str, str]:
-        if self._at.token_file:
-            return {"authorization": f"Bearer {read_secret(self._at.token_file)}"}
-        if self._at.user is not None and self._at.password_file:
-            pair = f"{self._at.user}:{read_secret(self._at.password_file)}".encode()
-            return {"authorization": f"Basic {base64.b64encode(pair).decode()}"}
-        return {}
 
 
 def _document(text: str, name: str) -> Document:
@@ -90,18 +80,3 @@ def _mapping(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_number(word: str) -> NoReturn:
     raise ValueError(f"holds {word}, which is no number of JSON")
-
-
-def read_secret(path: Path) -> str:
-    """Return the one line of a file; FetchError, which does not repeat it."""
-    try:
-        with path.open("rb") as stream:
-            written = stream.read(_LONGEST_SECRET + 1)
-    except OSError as trouble:
-        raise FetchError(f"{path} cannot be read: {trouble.strerror or 'unknown trouble'}") from None
-    secret = written.strip(b"\r\n\t ")
-    if not secret:
-        raise FetchError(f"{path} is empty; it is to hold one line, the secret")
-    if len(secret) > _LONGEST_SECRET or any(not 32 <= byte < 127 for byte in secret):
-        raise FetchError(f"{path} does not hold one line of printable ASCII characters")
-    return secret.decode("ascii")

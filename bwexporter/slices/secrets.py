@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from bwexporter.credentials import read_secret
 from bwexporter.errors import Problem
 from bwexporter.fetch import FetchError, trusted
-from bwexporter.slices.http import read_secret
 from bwexporter.slices.plcauth import read_auth
 from bwexporter.sources import FileAt, HttpAt, SourceAt
 

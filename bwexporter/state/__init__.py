@@ -23,7 +23,17 @@ from bwexporter.state import books, copies, schema, use
 from bwexporter.state.pack import Damaged
 from bwexporter.state.saver import SaveOutcome, Saver
 
-__all__ = ["NOTHING_SAVED", "SaveOutcome", "State", "open_state", "peek", "read_events", "read_use", "read_uses"]
+__all__ = [
+    "NOTHING_SAVED",
+    "SaveOutcome",
+    "State",
+    "open_state",
+    "peek",
+    "read_by_hand",
+    "read_events",
+    "read_use",
+    "read_uses",
+]
 
 USE_LIMIT_BYTES = 256_000_000
 NOTHING_SAVED = books.Contents({}, {}, None)
@@ -67,6 +77,14 @@ def read_events(path: Path, since: float, until: float, slice_name: str | None, 
     Raise StateRefused where it cannot be read.
     """
     return _asked(path, lambda connection: books.read_events(connection, since, until, slice_name, limit))
+
+
+def read_by_hand(path: Path, until: float) -> list[Event]:
+    """Return all that is known of orders by hand before an instant, oldest first; another process may have the file.
+
+    Raise StateRefused where it cannot be read.
+    """
+    return _asked(path, lambda connection: books.read_by_hand(connection, until))
 
 
 def read_use(path: Path, lane: Lane, since: float, until: float, step: int) -> dict[int, int]:

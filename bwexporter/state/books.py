@@ -185,6 +185,18 @@ def read_events(
     ]
 
 
+def read_by_hand(connection: sqlite3.Connection, until: float) -> list[Event]:
+    """Return all that is known of orders by hand before an instant, oldest first."""
+    rows = connection.execute(
+        "SELECT at, device, slice, traffic, inputs FROM events WHERE kind = ? AND at < ? ORDER BY at, number",
+        (EventKind.BY_HAND.value, until),
+    )
+    return [
+        Event(at, EventKind.BY_HAND, device, name and Lane(device, name, Traffic(traffic)), json.loads(inputs))
+        for at, device, name, traffic, inputs in rows
+    ]
+
+
 class Books:
     """One open state file, and what was last written to it. After an error it must be closed and opened anew."""
 

@@ -18,7 +18,7 @@ from bwexporter.core.orders import InForce
 from bwexporter.core.report import DeviceReport, Event, Report, SliceInfo
 from bwexporter.explain import of_row, sentence
 
-Value = str | int | float | bool | None
+Value = str | int | float | bool | None | Mapping[str, Any]
 Row = Mapping[str, Value]
 
 BATCH_ROWS = 500
@@ -113,8 +113,20 @@ def _columns(report: Report, device: DeviceReport, rows: I8) -> Mapping[str, lis
         "intended_ceiling_bytes_per_second": _limited(verdicts.ceiling_bytes_per_second[rows]),
         "seconds_to_threshold": _finite(device.seconds_to_threshold[rows]),
         "seconds_to_allowance": _finite(device.seconds_to_allowance[rows]),
+        "would_be": _would_be(device, rows),
         **({} if verdicts.counted_part is None else {"counted_part": verdicts.counted_part[rows].tolist()}),
     }
+
+
+def _would_be(device: DeviceReport, rows: I8) -> list[Value]:
+    """Return what would be of each lane in shadow, null of one that is enforced."""
+    would_be = device.would_be
+    if would_be is None:
+        return [None] * len(rows)
+    return [
+        telling.would_be_row(would_be, row) if in_shadow else None
+        for row, in_shadow in zip(rows.tolist(), would_be.in_shadow[rows].tolist(), strict=True)
+    ]
 
 
 def _limited(values: I8) -> list[Value]:

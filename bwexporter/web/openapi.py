@@ -24,6 +24,21 @@ _LABELS: Mapping[str, _Schema] = {
     "slice": _field("string", "The slice."),
     "traffic": {"type": "string", "enum": ["normal", "exempt"]},
 }
+WOULD_BE_FIELDS: Mapping[str, _Schema] = {
+    "from": _field("number", "Unix time since when: its period's start, or later, when the shadow began."),
+    "ceiling_bytes_per_second": _field("integer", "Ceiling that it would have now; null: no limit.", nullable=True),
+    "recorded_bytes": _field("integer", "Sent since then."),
+    "sent_bytes": _field("integer", "Of these, what its ceilings would have let through."),
+    "less_bytes": _field("integer", "The difference."),
+    "capped_seconds": _field("number", "For how long it would have been capped."),
+    "capped": {
+        "type": "array",
+        "items": {"type": "array", "items": {"type": "number"}},
+        "description": "From when to when, in Unix time.",
+    },
+    "capped_now": _field("boolean", "It would be capped now."),
+    "sentence": _field("string", "The same in words."),
+}
 LANE_FIELDS: Mapping[str, _Schema] = {
     **_LABELS,
     "verdict": {"type": "string", "enum": list(VERDICTS), "description": "Why the ceiling is what it is."},
@@ -46,6 +61,12 @@ LANE_FIELDS: Mapping[str, _Schema] = {
     "intended_ceiling_bytes_per_second": _field("integer", "Ceiling that the verdict asks for.", nullable=True),
     "seconds_to_threshold": _field("number", "Forecast; null: not in this period.", nullable=True),
     "seconds_to_allowance": _field("number", "Forecast; null: not in this period.", nullable=True),
+    "would_be": {
+        "type": ["object", "null"],
+        "description": "What would be, were the lane enforced, as a replay says it; null: it is enforced.",
+        "required": list(WOULD_BE_FIELDS),
+        "properties": dict(WOULD_BE_FIELDS),
+    },
 }
 HEAD_FIELDS: Mapping[str, _Schema] = {
     "node": _field("string", "The node's name."),

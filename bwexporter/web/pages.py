@@ -339,6 +339,7 @@ def _lane_card(row: Mapping[str, Any], now: float, past: Past, several: bool) ->
         "title": f"{_TITLES[row['traffic']]}{where}",
         "verdict": row["verdict"],
         "why": row["why"],
+        "would_be": row["would_be"]["sentence"] if row["would_be"] else "",
         "facts": list(_facts(row, now)),
         "period": f"{_when(start)} to {_when(end)} UTC",
         "limited": row["period_allowance_bytes"] is not None,

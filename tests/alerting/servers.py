@@ -42,14 +42,15 @@ class Haste:
 class Server:
     """One program that answers on a port of loopback."""
 
-    def __init__(self, program: str, folder: Path, flags: Sequence[str]) -> None:
+    def __init__(self, program: str, folder: Path, flags: Sequence[str], **known_by: Any) -> None:
+        """`known_by` is how one that speaks TLS is asked whether it is ready: what httpx takes."""
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if known_by else 'http'}://127.0.0.1:{self.port}"
         self.log_file = folder / f"{program}.log"
         self._command = [*ENDS_WITH_US, program, f"--web.listen-address=127.0.0.1:{self.port}", *flags]
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._client = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
+        self._client = httpx.Client(base_url=self.url, timeout=10, trust_env=False, **known_by)
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
