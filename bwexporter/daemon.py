@@ -33,11 +33,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from bwexporter.core.accounting import STEP_TOLERANCE_SECONDS
+from bwexporter.core.habits import Habits
 from bwexporter.core.hand import Done, Obeyed, told
 from bwexporter.core.lanes import Instant
 from bwexporter.core.orders import Command
 from bwexporter.core.report import Event, EventKind, Report, SourceStatus
-from bwexporter.errors import ConfigError, Problem
+from bwexporter.desk import Desk
+from bwexporter.errors import ConfigError, Problem, StateRefused
 from bwexporter.pushing import Sink
 from bwexporter.roster import Roll
 from bwexporter.shadowing import Shadowing
@@ -52,6 +54,10 @@ SWITCH_SECONDS = 0.0005
 """After how long a thread that holds the interpreter lets others have it. A turn lets go of it with each message of the
 kernel; with Python's own 5 ms, a page that is being made would hold each of them up for as long."""
 JOB = "turn"
+HABITS_JOB = "habits"
+HABITS_SECONDS = 3600.0
+FIRST_HABITS_SECONDS = 2.0
+"""After the start, a reload or the begin of an hour: what belongs to it is saved by then."""
 PUSH_AGAIN_SECONDS = 60.0  # after a push that failed or does not end
 JITTER = 0.1
 """How far a poll may come before or after its time, as a part of the time between polls."""
@@ -74,6 +80,10 @@ class Publisher(Protocol):
 
     def count_misfire(self) -> None:
         """Count a turn that did not begin in time."""
+
+
+LookBack = Callable[[Desk, float], Habits | None]
+"""Learns from the past what the lanes of a desk are used to, as of an instant of Unix time; in a thread of its own."""
 
 
 class Server(Protocol):
@@ -124,6 +134,7 @@ class Daemon:
         sorting: Sorting,
         sources: Sources,
         sinks: Sequence[Sink] = (),
+        look_back: LookBack | None = None,
     ) -> None:
         self._turns = turns
         self._publisher = publisher
@@ -133,6 +144,7 @@ class Daemon:
         self._sinks = {f"push {number}": sink for number, sink in enumerate(sinks)}  # by the names of their jobs
         self._sources = sources
         self._shadowing = Shadowing()
+        self._look_back = look_back
         self._asked: dict[str, Server] = {}  # by the names of their jobs
         self._told: frozenset[Problem] = frozenset()
         self._down: set[str] = set()
@@ -180,6 +192,17 @@ class Daemon:
                 coalesce=True,
                 misfire_grace_time=None,
                 next_run_time=datetime.now(UTC),
+            )
+        if self._look_back is not None:
+            self._scheduler.add_job(
+                self._learn,
+                _FromNow(seconds=HABITS_SECONDS),
+                id=HABITS_JOB,
+                executor="polls",
+                max_instances=1,
+                coalesce=True,
+                misfire_grace_time=None,
+                next_run_time=datetime.now(UTC) + timedelta(seconds=FIRST_HABITS_SECONDS),
             )
         logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # its troubles reach our listener
         self._scheduler.start()
@@ -375,11 +398,30 @@ class Daemon:
         self._tell_of_sources(roll.sources)
         for desk in roll.desks(self._turns.desks):
             self._turns.enlist(desk)
+        self._wake_habits(FIRST_HABITS_SECONDS)
         self._sorting.enlist(roll.claims, roll.built, roll.exempt_prefixes)
         for name, sink in self._sinks.items():
             sink.enlist(roll.config.apmon, roll.claims, len(roll.tariffs))
             self._wake_push(name, 0.0)
         log.info("roster slices=%d problems=%d", len(roll.info), len(roll.problems))
+
+    def _learn(self) -> None:
+        """Look up habits anew, and set the time of the next look back: shortly after the next hour has begun."""
+        if self._look_back is None:
+            return
+        for device, desk in tuple(self._turns.desks.items()):
+            try:
+                learnt = self._look_back(desk, time.time())
+            except StateRefused as trouble:
+                log.warning("forecasts go by the recent rate alone: %s", trouble)
+                learnt = None
+            self._turns.habits = self._turns.habits | ({device: learnt} if learnt is not None else {})
+        self._wake_habits(HABITS_SECONDS - time.time() % HABITS_SECONDS + FIRST_HABITS_SECONDS)
+
+    def _wake_habits(self, seconds: float) -> None:
+        job = self._scheduler.get_job(HABITS_JOB)
+        if job is not None and not self._stopping.is_set():
+            job.modify(next_run_time=datetime.now(UTC) + timedelta(seconds=seconds))
 
     def _tell_of_sources(self, statuses: Sequence[SourceStatus]) -> None:
         """Say which sources are up again, or kept on disk again; that one is not its problems have said."""
@@ -473,6 +515,7 @@ class Daemon:
                 for name in self._sinks:
                     self._wake_push(name, 0.0)
                 self.ask_all()
+                self._wake_habits(0.0)
                 offset = now
 
 

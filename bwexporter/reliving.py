@@ -83,12 +83,11 @@ class Reliving:
         return moved_on(self._turns.hand or open_hand(self.now), self.now).hand
 
     def begin(self, stood: Callable[[Ledger], Ledger], hand: Hand | None = None) -> None:
-        """Let accounts be as they stood and the hand as it was, and take the first looks, which make the classes."""
+        """Let accounts be as they stood and the hand as it was; the classes are made first, whatever the hand says."""
         desk = self._turns.desks[self._device]
         desk.ledger = stood(desk.ledger)
-        self._turns.hold(hand, self.now)
         self._turns.take(self.now)
-        self.look()
+        self.hold(hand)
 
     def enlist(self, terms: Terms, pace: Pace) -> None:
         """Go on under other terms."""

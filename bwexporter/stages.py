@@ -7,13 +7,14 @@ how a door does its work, any rule of the law.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bwexporter import spreading
 from bwexporter.core import accounting, carry, events, forecast, lives, plan, policies, policy
+from bwexporter.core.habits import Habits
 from bwexporter.core.lanes import B1, F8, I8, Act, Changes, Classes, Instant, Ledger, Outcomes, Snapshot, Verdicts
 from bwexporter.core.orders import Order
 from bwexporter.core.places import find, placed
@@ -44,6 +45,7 @@ class Occasion:
     until_regular_seconds: float  # until the next regular look
     frozen: bool  # by the configuration or by hand
     orders: tuple[Order, ...]
+    habits: Mapping[str, Habits] = field(default_factory=dict)  # by device
 
     @property
     def acts(self) -> bool:
@@ -285,7 +287,7 @@ def tell(work: Work, occasion: Occasion) -> tuple[DeviceReport, tuple[Event, ...
     told = (*of_verdicts, *_of_guarantees(desk, verdicts), *_of_outcomes(desk, changes, work.outcomes))
     if accounts is not desk.ledger.accounts:
         desk.ledger = replace(desk.ledger, accounts=accounts)
-    desk.report = _device_report(work, verdicts, changes)
+    desk.report = _device_report(work, verdicts, changes, occasion.habits.get(desk.device))
     return desk.report, told
 
 
@@ -340,11 +342,9 @@ def _of_outcomes(desk: Desk, changes: Changes, outcomes: Outcomes | None) -> tup
     return told
 
 
-def _device_report(work: Work, verdicts: Verdicts, changes: Changes) -> DeviceReport:
-    desk, accounts = work.desk, work.desk.ledger.accounts
-    rows = slice(desk.ledger.enrolled)
-    remaining = (accounts.period_end_at - desk.ledger.ledger_seconds)[rows]
-    used, rate = accounts.used_bytes[rows], accounts.recent_bytes_per_second[rows]
+def _device_report(work: Work, verdicts: Verdicts, changes: Changes, habits: Habits | None = None) -> DeviceReport:
+    desk = work.desk
+    ahead = forecast.forecast(desk.ledger, desk.tariffs.lanes, verdicts, habits)
     return DeviceReport(
         device=desk.device,
         trouble=work.trouble,
@@ -355,8 +355,10 @@ def _device_report(work: Work, verdicts: Verdicts, changes: Changes) -> DeviceRe
         verdicts=verdicts,
         enforced_ceiling_bytes_per_second=work.enforced_ceilings(),
         backlog_bytes=work.backlog(),
-        seconds_to_threshold=forecast.seconds_to(verdicts.threshold_bytes, used, rate, remaining),
-        seconds_to_allowance=forecast.seconds_to(verdicts.allowance_bytes, used, rate, remaining),
+        seconds_to_threshold=ahead.seconds_to_threshold,
+        seconds_to_allowance=ahead.seconds_to_allowance,
+        expected_used_bytes=ahead.expected_used_bytes,
+        earlier_periods=ahead.earlier_periods,
         changes=changes,
         outcomes=work.outcomes,
         implausible_readings=0 if work.implausible is None else len(work.implausible),

@@ -77,6 +77,19 @@ def would_be_row(would_be: WouldBe, row: int) -> dict[str, Any]:
     return {**told, "sentence": of_would_be(told)}
 
 
+def outlook_sentence(row: Mapping[str, Any]) -> str:
+    """Say of a row of the API's slices what its lane will have used when its period ends, and when it gets there."""
+    expected, allowance, periods = row["expected_used_bytes"], row["period_allowance_bytes"], row["earlier_periods"]
+    habits = f" and as in the same hours of {periods} earlier period{'s' * (periods != 1)}" if periods else ""
+    wish = "it would like to have used" if expected > allowance else "it will have used"
+    what = f"Outlook: going on as of late{habits}, {wish} {print_volume(expected)} of {print_volume(allowance)} "
+    what += "when its period ends"
+    for name, limit in (("seconds_to_threshold", "reaches its threshold"), ("seconds_to_allowance", "spends it all")):
+        if row[name]:
+            return f"{what}; it {limit} in {print_duration(row[name])}."
+    return f"{what}."
+
+
 def of_would_be(told: Inputs) -> str:
     """Say what would be."""
     since = f"since {_when(told['from'])}"

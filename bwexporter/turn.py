@@ -17,6 +17,7 @@ from typing import Protocol
 
 from bwexporter import stages
 from bwexporter.core import enrolment, hand
+from bwexporter.core.habits import Habits
 from bwexporter.core.lanes import Changes, Instant, Ledger, Snapshot
 from bwexporter.core.orders import Action, Command, InForce, Order
 from bwexporter.core.report import DeviceReport, Event, Report, SliceInfo, SourceStatus
@@ -92,6 +93,7 @@ class Turns:
         self.pace = pace
         self.desks: dict[str, Desk] = {}
         self.hand = orders  # None: nobody ever set anything by hand
+        self.habits: dict[str, Habits] = {}  # by device; any thread may put others in
         self.stage = ""
         self._store = store
         self._stopwatch = stopwatch
@@ -120,7 +122,7 @@ class Turns:
             for work in works:
                 self._count(work, now)
         with self._timed("judge"):
-            occasion = self._occasion(now)
+            occasion = self._occasion(now, habits={} if early else self.habits)  # nobody is told of an early look
             for work in works:
                 stages.judge(work, occasion)
         with self._timed("plan"):
@@ -153,9 +155,9 @@ class Turns:
             self._wield(hand.ended_with_periods(self.hand, work.count.ledger, rolled), now)
             self._tell_of_hand()
 
-    def _occasion(self, now: Instant) -> Occasion:
+    def _occasion(self, now: Instant, habits: Mapping[str, Habits] | None = None) -> Occasion:
         until_regular = max(1e-3, self._regular_at_boot_seconds - now.boot_seconds)
-        return Occasion(now, self.pace, until_regular, self._frozen, self._orders)
+        return Occasion(now, self.pace, until_regular, self._frozen, self._orders, habits or {})
 
     def _save(self, now: Instant) -> Saving:
         ledgers = [desk.ledger for desk in self.desks.values()]

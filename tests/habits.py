@@ -10,7 +10,9 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from bwexporter.core.outlook import outlook
+import numpy as np
+
+from bwexporter.core.outlook import course, outlook
 
 DAY_HOURS = 24
 DAYS = 21
@@ -39,18 +41,18 @@ def errors(
     for day in days:
         total = sum(sent[day * DAY_HOURS : (day + 1) * DAY_HOURS]) * 3600.0
         for hour in range(1, DAY_HOURS):
-            now = day * DAY_HOURS + hour
+            now, left = day * DAY_HOURS + hour, DAY_HOURS - hour
             past = range(max(0, now - LEARNT_DAYS * DAY_HOURS), now - DAY_HOURS + 1, DAY_HOURS)
+            usual = np.mean([sent[begin : begin + left] for begin in past], axis=0) if habits else np.full(left, np.nan)
             seen = outlook(
-                used_bytes=int(sum(sent[day * DAY_HOURS : now]) * 3600.0),
-                threshold_bytes=1 << 60,
-                allowance_bytes=1 << 61,
-                remaining_seconds=(DAY_HOURS - hour) * 3600.0,
-                recent_bytes_per_second=sent[now - 1],
-                same_hours=[sent[begin : begin + DAY_HOURS - hour] for begin in past] if habits else [],
-                persistence_seconds=persistence_seconds,
+                course(usual[np.newaxis, :], np.arange(1, left + 1) * 3600.0, persistence_seconds),
+                used_bytes=np.array([int(sum(sent[day * DAY_HOURS : now]) * 3600.0)]),
+                threshold_bytes=np.array([1 << 60]),
+                allowance_bytes=np.array([1 << 61]),
+                remaining_seconds=np.array([left * 3600.0]),
+                recent_bytes_per_second=np.array([sent[now - 1]]),
             )
-            found.append(abs(seen.expected_used_bytes - total) / max(total, 1.0))
+            found.append(abs(int(seen.expected_used_bytes[0]) - total) / max(total, 1.0))
     return found
 
 

@@ -301,7 +301,7 @@ def test_a_png_shows_the_same_as_the_svg(saved: Path, tmp_path: Path, capsys: py
     """Where the SVG has a bar and a line, the PNG has their colours, at twice the size; elsewhere it is white."""
     other, svg_file, png_file = tmp_path / "other.yml", tmp_path / "out.svg", tmp_path / "out.png"
     other.write_text(saved.read_text().replace("allowance: 100MB", LADDER_FROM_A_FIFTH))
-    span = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 12:00+00:00"]
+    span = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 02:00+00:00"]
 
     for file in (svg_file, png_file):
         main(["replay", "--policy", str(other), "--config", str(saved), *span, "--slice", "s0", "--picture", str(file)])

@@ -288,6 +288,8 @@ class TestSlicesApi:
                     "intended_ceiling_bytes_per_second": 5,
                     "seconds_to_threshold": 0.0,
                     "seconds_to_allowance": 11.5,
+                    "expected_used_bytes": None,
+                    "earlier_periods": None,
                     "would_be": None,
                 },
             ],

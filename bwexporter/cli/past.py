@@ -7,7 +7,6 @@ running program's API), how people write a time. Does not know: what an event or
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -23,16 +22,12 @@ from bwexporter.cli import asking
 from bwexporter.cli.options import as_json_option, config_option
 from bwexporter.cli.table import console
 from bwexporter.config import load_config
-from bwexporter.core.lanes import Lane, Traffic
-from bwexporter.core.outlook import Outlook, outlook
 from bwexporter.core.report import EventKind
 from bwexporter.errors import BwexporterError, StateRefused
-from bwexporter.state import read_events, read_use
-from bwexporter.units import UnitError, parse_duration, print_duration, print_volume
+from bwexporter.state import read_events
+from bwexporter.units import UnitError, parse_duration
 
 MOST_EVENTS = 1000
-MOST_PERIODS = 7  # that an outlook looks back to
-_LATE_SECONDS = 900.0
 _NO_END = 1e12
 
 Row = Mapping[str, Any]
@@ -94,8 +89,8 @@ def history(
 def why(slice_name: str, config_path: Path, *, url: str | None, as_json: bool) -> None:
     """Say why a slice's ceiling is what it is, in one sentence for each lane, with the figures of the formula.
 
-    Adds the orders by hand that are in force, since when it is so, and, where this user may read the state file, what
-    it will have used when its period ends.
+    Adds the orders by hand that are in force, since when it is so, and what it will have used when its period ends:
+    from the recent rate and, where they are known, from the same hours of earlier periods.
     """
     answer = asking.slices(url or asking.url_of(config_path))
     rows = [row for row in answer["slices"] if row["slice"] == slice_name]
@@ -103,9 +98,6 @@ def why(slice_name: str, config_path: Path, *, url: str | None, as_json: bool) -
         raise BwexporterError(f"{answer['node']} has no slice {slice_name!r}; `bwexporter status` lists them")
     events = _events(config_path, url, slice_name, 0.0, MOST_EVENTS)
     told = [_explained(row, answer, events) for row in rows]
-    state = load_config(config_path).state if url is None else None
-    for lane, row in zip(told, rows, strict=True):
-        lane["outlook"] = None if state is None else ahead(state, row, answer["taken_at"])
     if as_json:
         click.echo(json.dumps({"node": answer["node"], "taken_at": answer["taken_at"], "lanes": told}, indent=2))
         return
@@ -121,64 +113,12 @@ def why(slice_name: str, config_path: Path, *, url: str | None, as_json: bool) -
             click.echo(f"  {lane['outlook']['sentence']}")
 
 
-def ahead(state: Path, row: Row, now_seconds: float) -> dict[str, Any] | None:
-    """Return the outlook of a lane, from its use over time; None without an allowance, or where that cannot be read."""
-    if row["period_allowance_bytes"] is None:
+def _ahead(row: Row) -> dict[str, Any] | None:
+    """Return what the program forecasts of a lane, with a sentence; None without an allowance."""
+    if row["period_allowance_bytes"] is None or row.get("expected_used_bytes") is None:
         return None
-    lane = Lane(row["device"], row["slice"], Traffic(row["traffic"]))
-    begins, ends = row["period_start_timestamp_seconds"], row["period_end_timestamp_seconds"]
-    try:
-        of_late = read_use(state, lane, now_seconds - _LATE_SECONDS, now_seconds, 300)
-        hours = read_use(state, lane, now_seconds - MOST_PERIODS * (ends - begins), now_seconds, 3600)
-    except StateRefused:
-        return None
-    seen = outlook(
-        used_bytes=row["period_used_bytes"],
-        threshold_bytes=row["period_threshold_bytes"],
-        allowance_bytes=row["period_allowance_bytes"],
-        remaining_seconds=max(0.0, ends - now_seconds),
-        recent_bytes_per_second=sum(of_late.values()) / (now_seconds - min(of_late)) if of_late else 0.0,
-        same_hours=_same_hours(hours, now_seconds, ends, ends - begins),
-    )
-    return {
-        "expected_used_bytes": seen.expected_used_bytes,
-        "seconds_to_threshold": _finite(seen.seconds_to_threshold),
-        "seconds_to_allowance": _finite(seen.seconds_to_allowance),
-        "earlier_periods": seen.periods,
-        "sentence": _of_outlook(seen, row),
-    }
-
-
-def _same_hours(hours: Mapping[int, int], now: float, ends: float, length: float) -> list[list[float | None]]:
-    """Return the rate in each hour that is left, as it was so many periods ago; periods nobody watched are left out."""
-    left = range(math.ceil(max(0.0, ends - now) / 3600))
-    rows = [
-        [_rate(hours.get(int((now - ago * length + 3600 * hour) // 3600) * 3600)) for hour in left]
-        for ago in range(1, MOST_PERIODS + 1)
-    ]
-    return [row for row in rows if any(rate is not None for rate in row)]
-
-
-def _rate(sent_bytes: int | None) -> float | None:
-    return None if sent_bytes is None else sent_bytes / 3600
-
-
-def _finite(seconds: float) -> float | None:
-    return round(seconds, 1) if math.isfinite(seconds) else None
-
-
-def _of_outlook(seen: Outlook, row: Row) -> str:
-    expected, allowance = seen.expected_used_bytes, row["period_allowance_bytes"]
-    habits = f" and as in the same hours of {seen.periods} earlier periods" if seen.periods else ""
-    wish = (
-        f"it would like to have used {print_volume(expected)}"
-        if expected > allowance
-        else (f"it will have used {print_volume(expected)}")
-    )
-    what = f"Outlook: going on as of late{habits}, {wish} of {print_volume(allowance)} when its period ends"
-    if seen.seconds_to_threshold == 0 or math.isinf(seen.seconds_to_threshold):
-        return f"{what}."
-    return f"{what}; it reaches its threshold in {print_duration(seen.seconds_to_threshold)}."
+    names = ("expected_used_bytes", "seconds_to_threshold", "seconds_to_allowance", "earlier_periods")
+    return {**{name: row[name] for name in names}, "sentence": telling.outlook_sentence(row)}
 
 
 def place_of(row: Row) -> str:
@@ -198,6 +138,7 @@ def _explained(row: Row, answer: Row, events: Sequence[Row]) -> dict[str, Any]:
         "would_be": row.get("would_be"),
         "by_hand": orders,
         "event": last,
+        "outlook": _ahead(row),
     }
 
 

@@ -31,6 +31,7 @@ from bwexporter.config import Config, OnStop, Tree, load_config
 from bwexporter.config import Device as ConfiguredDevice
 from bwexporter.control import Control
 from bwexporter.core.enrolment import open_ledger
+from bwexporter.core.habits import Habits, Periods
 from bwexporter.core.lanes import DeviceFacts, Instant, Ledger, Snapshot
 from bwexporter.core.sights import Kept
 from bwexporter.daemon import Daemon, read_clocks
@@ -146,7 +147,10 @@ class Node:
         if any(changed):  # the first turn already has the slices of servers that answer
             roll = self._call_roll(anew=False)
         sinks = () if wanted.once else (ApmonSink(config.node, time.monotonic),)
-        self._daemon = Daemon(self._turns, self._exposition, self._call_roll, roll, sorting, self._roster, sinks)
+        look_back = None if wanted.once else self._learnt
+        self._daemon = Daemon(
+            self._turns, self._exposition, self._call_roll, roll, sorting, self._roster, sinks, look_back
+        )
         ledgers, now = state.load(), read_clocks()
         self._turns.desks = {
             name: first_desk(device, roll, ledger_of(ledgers, facts[name], now), state.lost_at_wall_seconds)
@@ -252,6 +256,16 @@ class Node:
         self._on_stop = roll.config.on_stop
         self._file_watch.follow()
         return roll
+
+    def _learnt(self, desk: Desk, now_wall_seconds: float) -> Habits | None:
+        """Return what the lanes of a desk are used to; None too while its roster is just being changed."""
+        lanes, ledger = desk.tariffs.lanes, desk.ledger
+        if ledger.lanes[: ledger.enrolled] != lanes or not lanes:
+            return None
+        accounts, rows = ledger.accounts, slice(ledger.enrolled)
+        length = np.round(accounts.period_end_at - accounts.period_start_at)[rows]
+        remaining = np.maximum(accounts.period_end_at - ledger.ledger_seconds, 0.0)[rows]
+        return self._state.habits(desk.device, lanes, Periods(length, remaining), now_wall_seconds)
 
     def _remember_sights(self, device: str, kept: Kept) -> None:
         self._state.remember_sights(device, kept, time.time())

@@ -1,75 +1,113 @@
-"""What a lane will have used when its period ends, and when it reaches its limits on the way.
+"""What lanes will have used when their periods end, and when they reach their limits on the way.
 
-Turns the recent rate and the same hours of earlier periods into an outlook. Knows: for how long the recent rate says
-more than habit does. Does not know: where use over time is kept, what the law makes of it: an outlook is of what the
-lane would like to send.
+Turns recent rates and habits into outlooks. Knows: for how long the recent rate says more than habit does. Does not
+know: where habits come from, what the law makes of it: an outlook is of what a lane would like to send.
 
 What a lane sends now goes on for a while and then gives way to what it usually does at that hour: of the recent rate a
 part exp(-t / 1 h) is left after the time t, and the rest is the mean of the same hour in earlier periods. One hour is
-what served best for simulated traffic with a daily rhythm, bursts and pauses (docs/benchmarks.md). Without an earlier
-period the recent rate goes on.
+what served best for recorded traffic and for simulated traffic with a daily rhythm, bursts and pauses
+(docs/benchmarks.md). In an hour of which nothing is known the recent rate goes on.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+
+from bwexporter.core.lanes import F8, I8, UNLIMITED
 
 HOUR_SECONDS = 3600.0
 PERSISTENCE_SECONDS = 3600.0
-_SOON_SECONDS = 1e-3  # time is divided by
+_SOON = np.array([15.0, 30.0, 60.0, 120.0, 240.0, 480.0, 900.0, 1_800.0])
+"""Seconds; where the recent rate has hardly begun to give way, so that what is near is as near as it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How habits and the recent rate add up; one row an instant, counted from now, one column a lane."""
+
+    seconds: F8  # of each row; from 0 on
+    recent_seconds: F8  # for how long, in all, the recent rate counts until then
+    habitual_bytes: F8  # what habit adds until then
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What is to be expected; seconds are infinite for what is not reached in this period."""
 
-    expected_used_bytes: int
-    seconds_to_threshold: float
-    seconds_to_allowance: float
-    periods: int  # earlier ones that it was found from
+    expected_used_bytes: I8
+    seconds_to_threshold: F8
+    seconds_to_allowance: F8
+
+
+def course(usual: F8, ends: F8, persistence_seconds: float = PERSISTENCE_SECONDS) -> Course:
+    """Add up habits. `usual` has a row a lane and a column an hour from now on, in bytes per second, NaN: not known.
+
+    `ends` are the seconds until the end of each column, which may be of several hours.
+    """
+    seconds = np.unique(np.concatenate([[0.0], _SOON[ends[-1] > _SOON], ends]))
+    column = np.searchsorted(ends, seconds[1:])
+    lengths = np.diff(seconds)[:, np.newaxis]
+    recent = persistence_seconds * -np.diff(np.exp(-seconds / persistence_seconds))[:, np.newaxis]
+    rates = np.ascontiguousarray(usual.T)
+    known = (~np.isnan(rates))[column]
+    habit = np.nan_to_num(rates)[column] * (lengths - recent)
+    return Course(seconds, _added_up(np.where(known, recent, lengths)), _added_up(habit))
+
+
+def _added_up(parts: F8) -> F8:
+    return np.concatenate([np.zeros((1, parts.shape[1])), np.cumsum(parts, axis=0)])
 
 
 def outlook(
+    ahead: Course,
     *,
-    used_bytes: int,
-    threshold_bytes: int,
-    allowance_bytes: int,
-    remaining_seconds: float,
-    recent_bytes_per_second: float,
-    same_hours: Sequence[Sequence[float | None]],
-    persistence_seconds: float = PERSISTENCE_SECONDS,
+    used_bytes: I8,
+    threshold_bytes: I8,
+    allowance_bytes: I8,
+    remaining_seconds: F8,
+    recent_bytes_per_second: F8,
 ) -> Outlook:
-    """Look ahead. `same_hours` has a row for each earlier period: bytes per second in each hour from now on.
+    """Look ahead; a period that ends after the last column of the course ends there.
 
-    An hour of which nothing is known is None.
-
-    >>> outlook(used_bytes=100, threshold_bytes=1_000, allowance_bytes=2_000, remaining_seconds=7_200.0,
-    ...         recent_bytes_per_second=0.5, same_hours=[])
-    Outlook(expected_used_bytes=3700, seconds_to_threshold=1800.0, seconds_to_allowance=3800.0, periods=0)
+    >>> ahead = course(np.array([[0.5, np.nan]]), np.array([3600.0, 7200.0]))
+    >>> seen = outlook(ahead, used_bytes=np.array([100]), threshold_bytes=np.array([1_000]),
+    ...                allowance_bytes=np.array([2_000]), remaining_seconds=np.array([7_200.0]),
+    ...                recent_bytes_per_second=np.array([0.5]))
+    >>> seen.expected_used_bytes.tolist(), seen.seconds_to_threshold.round().tolist()
+    ([3700], [1800.0])
     """
-    used, passed = float(used_bytes), 0.0
-    reached = {threshold_bytes: 0.0 if used >= threshold_bytes else math.inf}
-    reached[allowance_bytes] = 0.0 if used >= allowance_bytes else math.inf
-    for seconds, rate in _ahead(remaining_seconds, recent_bytes_per_second, same_hours, persistence_seconds):
-        for limit, at in reached.items():
-            if math.isinf(at) and rate > 0 and used + rate * seconds >= limit:
-                reached[limit] = passed + (limit - used) / rate
-        used, passed = used + rate * seconds, passed + seconds
-    return Outlook(int(used), reached[threshold_bytes], reached[allowance_bytes], len(same_hours))
+    seconds, recent = ahead.seconds, recent_bytes_per_second
+    remaining = np.minimum(remaining_seconds, seconds[-1])
+    ends_in = np.clip(np.searchsorted(seconds, remaining), 1, len(seconds) - 1)
+    before = used_bytes.astype(np.float64)
+    expected = before.copy()
+    limits = [_Limit(before, limit) for limit in (threshold_bytes, allowance_bytes)]
+    for row in range(1, len(seconds)):  # a lane's course is looked at as others' are: in the order of memory
+        after = used_bytes + recent * ahead.recent_seconds[row] + ahead.habitual_bytes[row]
+        begin, length = seconds[row - 1], seconds[row] - seconds[row - 1]
+        ending = np.flatnonzero(ends_in == row)
+        part = np.clip((remaining[ending] - begin) / length, 0.0, 1.0)
+        expected[ending] = before[ending] + part * (after[ending] - before[ending])
+        for limit in limits:
+            limit.passed(before, after, begin, length)
+        before = after
+    threshold, allowance = (np.where(limit.seconds <= remaining, limit.seconds, np.inf) for limit in limits)
+    return Outlook(expected.astype(np.int64), threshold, allowance)
 
 
-def _ahead(
-    remaining_seconds: float, recent: float, same_hours: Sequence[Sequence[float | None]], persistence: float
-) -> Iterator[tuple[float, float]]:
-    """Yield the length of each hour that is left, and the rate that is expected in it."""
-    for hour in range(math.ceil(max(remaining_seconds, 0.0) / HOUR_SECONDS)):
-        since = hour * HOUR_SECONDS
-        seconds = min(HOUR_SECONDS, remaining_seconds - since)
-        if seconds < _SOON_SECONDS:
-            return
-        known = [one for row in same_hours if hour < len(row) and (one := row[hour]) is not None]
-        usual = sum(known) / len(known) if known else recent
-        left = persistence / seconds * (math.exp(-since / persistence) - math.exp(-(since + seconds) / persistence))
-        yield seconds, recent * left + usual * (1.0 - left)
+class _Limit:
+    """When lanes reach a limit: 0 where they have, infinity where they do not."""
+
+    def __init__(self, used: F8, limit_bytes: I8) -> None:
+        self._limit = np.where(limit_bytes < UNLIMITED, limit_bytes, np.inf)
+        self.seconds = np.where(used >= self._limit, 0.0, np.inf)
+
+    def passed(self, before: F8, after: F8, begin_seconds: float, length_seconds: float) -> None:
+        """Note those that reach it between two instants."""
+        rows = np.flatnonzero((after >= self._limit) & (before < self._limit))
+        if len(rows):
+            low, high = before[rows], after[rows]
+            part = (self._limit[rows] - low) / (high - low)
+            self.seconds[rows] = begin_seconds + np.clip(part, 0.0, 1.0) * length_seconds

@@ -79,6 +79,8 @@ class DeviceReport:
     changes: Changes
     outcomes: Outcomes | None
     implausible_readings: int = 0
+    expected_used_bytes: I8 | None = None  # at the period's end, as forecast
+    earlier_periods: I8 | None = None  # whose same hours speak in the forecasts; 0: the recent rate alone
     would_be: WouldBe | None = None  # None: no lane is in shadow
 
 

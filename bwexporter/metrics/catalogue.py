@@ -242,14 +242,16 @@ LANE_FAMILIES: tuple[LaneFamily, ...] = (
         "seconds_to_threshold",
         Kind.GAUGE,
         "",
-        "Forecast at the recent rate of the time until the threshold; +Inf if never in this period.",
+        "Forecast of the time until the threshold, from the recent rate and the same hours of earlier periods; "
+        "+Inf if never in this period.",
         lambda _, device: np.round(device.seconds_to_threshold, 1),
     ),
     _lane(
         "seconds_to_allowance",
         Kind.GAUGE,
         "",
-        "Forecast at the recent rate of the time until the allowance is spent; +Inf if never in this period.",
+        "Forecast of the time until the allowance is spent, from the recent rate and the same hours of earlier "
+        "periods; +Inf if never in this period.",
         lambda _, device: np.round(device.seconds_to_allowance, 1),
     ),
 )

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from bwexporter.core.habits import Habits, Periods, earliest, habits
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Lane, Ledger, Traffic
 from bwexporter.core.report import Event
@@ -233,6 +234,19 @@ class State:
         first, lane = int(since // step) * step, Lane(device, slice_name, traffic)
         sums = _asked(self._path, lambda connection: books.read_use(connection, lane, first, until, step))
         return sorted(sums.items())
+
+    def habits(self, device: str, lanes: tuple[Lane, ...], periods: Periods, now_wall_seconds: float) -> Habits | None:
+        """Return what lanes usually send in the hours to come; None where nothing is known. Takes a while.
+
+        Raise StateRefused if the file is unreadable.
+        """
+        since, until = earliest(periods.length_seconds, now_wall_seconds), int(now_wall_seconds // 3600 * 3600)
+        return _asked(
+            self._path,
+            lambda connection: habits(
+                lanes, periods, now_wall_seconds, books.read_hours(connection, device, lanes, since, until)
+            ),
+        )
 
     def events(self, since: float, until: float, slice_name: str | None = None, limit: int = 1000) -> list[Event]:
         """Return the newest `limit` events of [since, until), newest first, of one slice or of all.

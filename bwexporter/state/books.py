@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import I8, Lane, Ledger, Traffic
+from bwexporter.core.places import find
 from bwexporter.core.report import Event, EventKind
 from bwexporter.core.sights import Kept
 from bwexporter.state import schema, use
@@ -144,6 +145,17 @@ def read_uses(
     keys = {lane: key for key, lane in _lanes(connection).items()}
     wanted = [keys.get(lane, -1) for lane in lanes]
     return {start: [sums.of(key) for key in wanted] for start, sums in use.read_all(connection, device, since, until)}
+
+
+def read_hours(
+    connection: sqlite3.Connection, device: str, lanes: Sequence[Lane], since: int, until: int
+) -> Iterator[tuple[int, I8]]:
+    """Yield every hour of a span that somebody watched, with what each of the lanes sent in it, oldest first."""
+    keys = {lane: key for key, lane in _lanes(connection).items()}
+    wanted = np.array([keys.get(lane, -1) for lane in lanes], np.int64)
+    for start, sums in use.read_all(connection, device, since, until, use.HOUR_SECONDS):
+        row, present = find(sums.lane_ids, wanted)
+        yield start, np.where(present, sums.sent_bytes[row], 0) if len(sums) else np.zeros(len(lanes), np.int64)
 
 
 def _opening(connection: sqlite3.Connection, device: str) -> use.Opening | None:

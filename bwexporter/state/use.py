@@ -187,11 +187,13 @@ def read(
     return sums
 
 
-def read_all(connection: sqlite3.Connection, device: str, since: int, until: int) -> Iterator[tuple[int, Sums]]:
-    """Yield every five minutes of a span that somebody watched, with the bytes by lane."""
+def read_all(
+    connection: sqlite3.Connection, device: str, since: int, until: int, step: int = STEP_SECONDS
+) -> Iterator[tuple[int, Sums]]:
+    """Yield every five minutes (or hour) of a span that somebody watched, with the bytes by lane, oldest first."""
     rows = connection.execute(
         "SELECT start, packed FROM use_sums WHERE device = ? AND step = ? AND start >= ? AND start < ? ORDER BY start",
-        (device, STEP_SECONDS, since, until),
+        (device, step, since, until),
     )
     for start, packed in rows:
         yield start, _readable(packed)

@@ -113,9 +113,15 @@ def _columns(report: Report, device: DeviceReport, rows: I8) -> Mapping[str, lis
         "intended_ceiling_bytes_per_second": _limited(verdicts.ceiling_bytes_per_second[rows]),
         "seconds_to_threshold": _finite(device.seconds_to_threshold[rows]),
         "seconds_to_allowance": _finite(device.seconds_to_allowance[rows]),
+        "expected_used_bytes": _known(device.expected_used_bytes, rows),
+        "earlier_periods": _known(device.earlier_periods, rows),
         "would_be": _would_be(device, rows),
         **({} if verdicts.counted_part is None else {"counted_part": verdicts.counted_part[rows].tolist()}),
     }
+
+
+def _known(values: I8 | None, rows: I8) -> list[Value]:
+    return [None] * len(rows) if values is None else _limited(values[rows])
 
 
 def _would_be(device: DeviceReport, rows: I8) -> list[Value]:

@@ -61,6 +61,10 @@ LANE_FIELDS: Mapping[str, _Schema] = {
     "intended_ceiling_bytes_per_second": _field("integer", "Ceiling that the verdict asks for.", nullable=True),
     "seconds_to_threshold": _field("number", "Forecast; null: not in this period.", nullable=True),
     "seconds_to_allowance": _field("number", "Forecast; null: not in this period.", nullable=True),
+    "expected_used_bytes": _field("integer", "Forecast of what it would like to have used at the end.", nullable=True),
+    "earlier_periods": _field(
+        "integer", "Whose same hours speak in the forecasts beside the recent rate.", nullable=True
+    ),
     "would_be": {
         "type": ["object", "null"],
         "description": "What would be, were the lane enforced, as a replay says it; null: it is enforced.",

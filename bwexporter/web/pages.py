@@ -378,7 +378,18 @@ def _facts(row: Mapping[str, Any], now: float) -> Iterator[_Fact]:
     yield _Fact("Period ends in", _ends_in(row, now), f"{_when(row['period_end_timestamp_seconds'])} UTC")
     for name, forecast in (("Threshold in", "seconds_to_threshold"), ("Allowance spent in", "seconds_to_allowance")):
         if row[forecast]:
-            yield _Fact(name, print_duration(row[forecast]), "at the recent rate")
+            yield _Fact(name, print_duration(row[forecast]), _as_of(row["earlier_periods"]))
+    if allowance is not None and row["expected_used_bytes"] is not None:
+        yield _Fact("Expected at the end", print_volume(row["expected_used_bytes"]), _as_of(row["earlier_periods"]))
+
+
+def _as_of(earlier_periods: int | None) -> str:
+    """Say where a forecast is from."""
+    if not earlier_periods:
+        return "at the recent rate"
+    return (
+        f"at the recent rate and as in the same hours of {earlier_periods} earlier period{'s' * (earlier_periods != 1)}"
+    )
 
 
 def _or_unlimited(value: int | None) -> int:

@@ -1,0 +1,88 @@
+"""Forecasts of the very daemon, from what its state file knows of earlier days: everywhere the same."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from bwexporter.state import use
+from bwexporter.units import print_duration, print_volume
+from tests.kernel.daemon_rig import Program, Room, skip_where_no_room_can_be_made, wait_for
+
+pytestmark = pytest.mark.kernel
+
+MEGABYTE = 1_000_000
+CONFIG = {
+    "interval": "1s",
+    "period": "1d",
+    "devices": [{"name": "v0", "cap": "100mbit", "line_rate": "1gbit"}],
+    "defaults": {"normal": {"full": "10mbit", "allowance": "100MB"}},
+}
+SLICES = [{"name": name, "id": number} for number, name in ((1, "ann"), (2, "bob"))]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    """The daemon of a node on which Ann sent 55 MB in the next two hours of each of three days, and Bob never."""
+    skip_where_no_room_can_be_made()
+    with Room() as room, Program(room, tmp_path, CONFIG, SLICES) as running:
+        assert running.run("--once").returncode == 0
+        this_hour = int(time.time() // 3600) * 3600
+        with closing(sqlite3.connect(running.state_file)) as state, state:
+            query = "SELECT id FROM lanes WHERE slice = 'ann' AND traffic = 'normal'"
+            (ann,) = state.execute(query).fetchone()
+            for ago in (3, 2, 1):
+                for hour in (1, 2):
+                    start = this_hour + hour * 3600 - ago * 86_400
+                    use.record(state, "v0", start, use.Sums(np.array([ann]), np.array([55 * MEGABYTE])))
+        yield running.start()
+
+
+def test_metric_api_page_and_why_say_the_same(program: Program) -> None:
+    """She is expected to reach her threshold of 80 MB in the second of these hours."""
+    wait_for(lambda: program.lane("ann")["earlier_periods"] == 3, seconds=30, what="habits")
+    program.turn()
+    before, metrics, after = program.lane("ann"), program.metrics(), program.lane("ann")
+    page = " ".join(re.sub(r"<[^>]*>", " ", httpx.get(f"{program.url}/slices/ann", trust_env=False).text).split())
+    command = [sys.executable, "-m", "bwexporter", "why", "ann", "--config", str(program.config_file)]
+    why = subprocess.run([*command, "--url", program.url], capture_output=True, text=True, check=True).stdout
+
+    until_second_hour = 2 * 3600 - time.time() % 3600
+    assert until_second_hour < before["seconds_to_threshold"] < until_second_hour + 3600
+    assert before["seconds_to_allowance"] is None
+    assert before["expected_used_bytes"] == pytest.approx(2 * 55 * MEGABYTE * 0.84, rel=0.05)
+    labels = 'device="v0",slice="ann",traffic="normal"'
+    published = metrics[f"bwexporter_slice_seconds_to_threshold{{{labels}}}"]
+    assert after["seconds_to_threshold"] <= published <= before["seconds_to_threshold"]
+    assert metrics[f"bwexporter_slice_seconds_to_allowance{{{labels}}}"] == float("inf")
+    from_both = "as in the same hours of 3 earlier periods"
+    assert (
+        f"Expected at the end {print_volume(before['expected_used_bytes'])} at the recent rate and {from_both}" in page
+    )
+    assert f"Threshold in {print_duration(after['seconds_to_threshold'])}" in page
+    assert f"Outlook: going on as of late and {from_both}, it will have used" in why
+    assert f"it reaches its threshold in {print_duration(after['seconds_to_threshold'])}" in why
+    bob = program.lane("bob")
+    assert (bob["earlier_periods"], bob["expected_used_bytes"], bob["seconds_to_threshold"]) == (0, 0, None)
+
+
+def test_after_a_reload_habits_are_looked_up_anew(program: Program) -> None:
+    """A new slice has no past yet, and those who were there have theirs."""
+    wait_for(lambda: program.lane("ann")["earlier_periods"] == 3, seconds=30, what="habits")
+
+    program.write_slices([*SLICES, {"name": "eve", "id": 3}])
+    wait_for(lambda: ("eve", "normal") in program.lanes(), what="the new slice")
+    wait_for(lambda: program.lane("ann")["earlier_periods"] == 3, seconds=30, what="habits anew")
+
+    assert program.lane("eve")["earlier_periods"] == 0
+    assert "failed" not in program.said()
