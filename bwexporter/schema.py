@@ -16,6 +16,7 @@ from bwexporter.config import _Keys as ConfigKeys
 from bwexporter.slices.records import _Keys as RecordKeys
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_DEFINITIONS = "#/$defs/"
 
 
 def config_schema() -> dict[str, Any]:
@@ -53,7 +54,10 @@ class _Generator(GenerateJsonSchema):
 
 
 def _for_editors(schema: Any) -> Any:
-    """Return a schema without what tells an editor nothing: titles, and that a key may stand without a value."""
+    """Return a schema without what tells an editor nothing: titles, and that a key may stand without a value.
+
+    Editors show the names of definitions, so that these are words.
+    """
     if isinstance(schema, list):
         return [_for_editors(one) for one in schema]
     if not isinstance(schema, dict):
@@ -62,7 +66,20 @@ def _for_editors(schema: Any) -> Any:
         choices = [one for one in schema["anyOf"] if one != {"type": "null"}]
         rest = {name: value for name, value in schema.items() if name != "anyOf"}
         schema = {**rest, **choices[0]} if len(choices) == 1 else {**rest, "anyOf": choices}
+    if "$ref" in schema:
+        schema = {**schema, "$ref": _DEFINITIONS + _word(schema["$ref"].removeprefix(_DEFINITIONS))}
+    if "$defs" in schema:
+        schema = {**schema, "$defs": {_word(name): one for name, one in schema["$defs"].items()}}
     found = {name: _for_editors(value) for name, value in schema.items() if name not in {"title", "properties"}}
     if "properties" in schema:
         found["properties"] = {name: _for_editors(one) for name, one in schema["properties"].items()}
     return found
+
+
+def _word(name: str) -> str:
+    """Return what people call what a class of ours is named after.
+
+    >>> _word("_PolicyKeys"), _word("LaneSettings")
+    ('Policy', 'LaneSettings')
+    """
+    return name.removeprefix("_").removesuffix("Keys")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from bwexporter import schema
 from bwexporter.config import _Keys as ConfigKeys
 from bwexporter.errors import ConfigError
 from bwexporter.schema import config_schema, slices_schema
@@ -193,6 +195,17 @@ def test_patterns_are_those_that_editors_read(name: str) -> None:
     assert {escaped for pattern in found for escaped in re.findall(r"\\(.)", pattern)} <= set("sSxu.")
     assert all(pattern.startswith("^") and pattern.endswith("$") for pattern in found)
     assert not any(re.search(r"\(\?[^:=!]", pattern) for pattern in found)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_definitions_are_named_in_words_and_each_is_there(name: str) -> None:
+    """Editors show the names."""
+    text = json.dumps(SCHEMAS[name])
+    names = set(SCHEMAS[name]["$defs"])
+
+    assert set(re.findall(r'"#/\$defs/([^"]*)"', text)) == names
+    assert all(re.fullmatch("[A-Z][A-Za-z]*", one) for one in names)
+    assert doctest.testmod(schema).failed == 0
 
 
 @pytest.mark.parametrize(("name", "model"), [("bwexporter", ConfigKeys), ("slices", RecordKeys)])

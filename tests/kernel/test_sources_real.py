@@ -340,7 +340,7 @@ def test_trouble_is_told_once_and_no_secret_ever(node: Node, tmp_path: Path) -> 
             assert node.source("problems") == 0
         begin()
         wait_for(lambda: node.source("up") == 0, what=what)
-        for _ in range(2 if isinstance(origin, Files) else 5):  # 1.5 s, in which a server is asked again
+        for _ in range(2 if isinstance(origin, Files) else 4):  # 1.2 s, in which a server is asked again
             program.turn()
         told = [line for line in program.said().splitlines() if f" {name}" in line]
         again = [line for line in told if "is up again" in line]
