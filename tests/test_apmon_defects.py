@@ -732,14 +732,17 @@ def test_25_a_send_that_failed_uses_no_number() -> None:
     assert [1, 3] == observed(Ancestor)
 
 
-def test_25_neither_a_name_without_an_address_nor_the_rate_uses_a_number() -> None:
-    """The same for what is dropped."""
+def test_25_what_is_dropped_uses_no_number() -> None:
+    """For a name without an address, for a place where nothing may be sent to, beyond the rate."""
     clock, names = Clock(), NameService()
     with Receiver() as receiver, Sender([Destination("later")], rate=2, clock=clock, resolve=names) as sender:
         sender.send("c", "n", {"a": 1})
-        names.known["later"] = [(socket.AF_INET, ("127.0.0.1", receiver.port))]
         (channel,) = sender._channels.values()
-        channel.found(names.known["later"])
+        for place in (("255.255.255.255", 9), ("127.0.0.1", receiver.port)):
+            names.known["later"] = [(socket.AF_INET, place)]
+            channel.found(names.known["later"])
+            if place[1] == 9:
+                assert 0 == sender.send("c", "n", {"a": 1}).sent
         for _ in range(5):
             sender.send("c", "n", {"a": 1})
         clock.now += 1
