@@ -25,6 +25,7 @@ from bwexporter.slices.adoption import Adoption, adopted, misplaced_classes
 from bwexporter.slices.caps import cap_of
 from bwexporter.slices.combining import combine
 from bwexporter.slices.file import Identity, identities
+from bwexporter.slices.fleet import FleetNode, each_once
 from bwexporter.slices.gathering import Sources
 from bwexporter.slices.ids import allot_ids
 from bwexporter.slices.loans import Lending, Parents, Promise, lend
@@ -53,6 +54,7 @@ class Roll:
     lent: Mapping[tuple[Lane, str], tuple[str, ...]]  # what loans did to a lane's key
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
+    fleet: tuple[FleetNode, ...] = ()
 
     @property
     def built(self) -> tuple[str, ...]:
@@ -94,6 +96,7 @@ class Roster:
         self._records: dict[str, SliceRecord] = {}  # as they run
         self._statuses: tuple[SourceStatus, ...] = ()
         self._last_success: dict[str, float] = {}
+        self.fleet: tuple[FleetNode, ...] = ()  # replaced as a whole; any thread may read it
 
     def pace(self) -> Pace:
         """Return when looks are due, as the running configuration says."""
@@ -146,6 +149,7 @@ class Roster:
         self._records = {record.name: record for record in records}
         problems = (*problems, *id_problems)
         self._statuses = tuple(self._status(result, problems) for result in results)
+        self.fleet = each_once(node for result in results for node in result.reading.fleet)
         return Roll(
             config=config,
             pace=self._pace(config),
@@ -160,6 +164,7 @@ class Roster:
             lent=lending.notes,
             problems=(*kept, *problems),
             warnings=(*config.warnings, *slice_warnings(config, records)),
+            fleet=self.fleet,
         )
 
     def _pace(self, config: Config) -> Pace:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from bwexporter.config import _Keys as ConfigKeys
+from bwexporter.slices.fleet import NodeKeys
 from bwexporter.slices.records import _Keys as RecordKeys
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -27,13 +28,16 @@ def config_schema() -> dict[str, Any]:
 
 def slices_schema() -> dict[str, Any]:
     """Return the schema of a file of slices."""
-    record = _schema(RecordKeys)
-    definitions = record.pop("$defs")
+    record, node = _schema(RecordKeys), _schema(NodeKeys)
+    definitions = {**record.pop("$defs"), **node.pop("$defs", {}), "Node": node}
     return {
         "$schema": _DIALECT,
         "title": "The slices of bwexporter",
         "type": "object",
-        "properties": {"slices": {"type": "array", "items": {"$ref": "#/$defs/Slice"}}},
+        "properties": {
+            "slices": {"type": "array", "items": {"$ref": "#/$defs/Slice"}},
+            "nodes": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Node"}]}},
+        },
         "required": ["slices"],
         "additionalProperties": False,
         "$defs": {**definitions, "Slice": record},

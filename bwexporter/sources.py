@@ -72,6 +72,7 @@ class PlcAt:
     node: str
     exempt_group: str
     slice_prefix: str
+    fleet: bool = False  # it is asked for the names of all nodes as well
 
     @property
     def name(self) -> str:
@@ -149,6 +150,7 @@ class _PlcKeys(_PolledKeys):
     node: Text | None = None
     exempt_group: Text = "Internet2"
     slice_prefix: Text = "pl"
+    fleet: Flag = False
 
 
 class SourceKeys(Written):
@@ -180,6 +182,7 @@ class SourceKeys(Written):
                 self.plc.node or node,
                 self.plc.exempt_group,
                 self.plc.slice_prefix,
+                self.plc.fleet,
             )
         return FileAt(folder / (self.file or ""))
 

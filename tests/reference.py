@@ -42,9 +42,9 @@ def _keys(schema: Schema, whole: Schema, path: str = "") -> Iterator[tuple[str, 
         for form in _forms(one, whole):
             if "properties" in form:
                 yield from _keys(form, whole, f"{here}.")
-            items = _resolved(form.get("items", {}), whole)
-            if "properties" in items:
-                yield from _keys(items, whole, f"{here}[].")
+            for items in _forms(_resolved(form.get("items", {}), whole), whole):
+                if "properties" in items:
+                    yield from _keys(items, whole, f"{here}[].")
 
 
 def _resolved(schema: Schema, whole: Schema) -> Schema:

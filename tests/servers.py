@@ -138,6 +138,7 @@ class Plc:
             "xmpp": {"password": "of the site"},
             **slivers,
         }
+        self.nodes: list[dict[str, str]] = []
         self.members: dict[str, list[str]] = {}
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.fault: xmlrpc.client.Fault | None = None
@@ -154,6 +155,8 @@ class Plc:
     def _value(self, method: str, arguments: tuple[Any, ...]) -> Any:
         if method == "GetSlivers":
             return self.data
+        if method == "GetNodes":
+            return self.nodes
         if method == "GetNodeGroups":
             return [{"node_ids": [at for at, _ in enumerate(self.members[name])]} for name in arguments[1]]
         (group,) = self.members.values()

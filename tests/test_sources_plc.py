@@ -423,3 +423,28 @@ def test_a_damaged_file_of_the_last_answer_is_as_none(make: Make, text: str) -> 
     assert kept
     source._shelf.put(type(kept)(text))
     assert make().read().records == ()
+
+
+class TestFleet:
+    """The nodes of the site, for Prometheus."""
+
+    def test_nodes_in_service_are_the_fleet(self, make: Make, plc: Plc) -> None:
+        """Others are down on purpose; a name that is none is told, and left out."""
+        plc.nodes = [
+            {"hostname": "node1.example.org", "boot_state": "boot"},
+            {"hostname": "node2.example.org", "boot_state": "disabled"},
+            {"hostname": "node3.example.org"},
+            {"hostname": "no name", "boot_state": "boot"},
+        ]
+        source = make(fleet=True)
+        assert source.poll()
+        assert [node.host for node in source.read().reading.fleet] == ["node1.example.org", "node3.example.org"]
+        assert plc.calls[-1] == ("GetNodes", (plc.calls[0][1][0], {}, ["hostname", "boot_state"]))
+        (problem,) = problems(source)
+        assert problem.startswith('nodes[2]: "no name" is not a host')
+
+    def test_they_are_asked_for_where_that_is_wanted_alone(self, make: Make, plc: Plc) -> None:
+        """A call less for each node that needs them not."""
+        source = make()
+        assert source.poll()
+        assert ([name for name, _ in plc.calls], source.read().reading.fleet) == (["GetSlivers"], ())

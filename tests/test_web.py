@@ -49,6 +49,7 @@ PROMETHEUS_3 = (
 PATHS = [
     "/", "/metrics", "/slices/alice", "/static/style.css", "/-/healthy", "/-/ready", "/api/v1/slices",
     "/api/v1/slices/alice", "/api/v1/use/alice", "/api/v1/events", "/api/v1/status", "/api/v1/openapi.json",
+    "/api/v1/targets",
 ]  # fmt: skip
 Get = Callable[..., httpx.Response]
 

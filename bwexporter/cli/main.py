@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Listed] = {
     ),
     "slices": Listed("bwexporter.cli.effective", "slices", "Show what each slice may send, and who said so."),
     "status": Listed("bwexporter.cli.showing", "status", "Show what a running bwexporter says."),
+    "targets": Listed("bwexporter.cli.discovering", "targets", "List the nodes to scrape, for Prometheus."),
     "thaw": Listed("bwexporter.cli.hand", "thaw", "Undo freeze or full-rates."),
     "tree": Listed("bwexporter.cli.tree", "tree", "See, build, check and remove the HTB tree of each device."),
     "why": Listed("bwexporter.cli.past", "why", "Say why a slice's ceiling is what it is."),

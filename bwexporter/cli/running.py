@@ -167,6 +167,7 @@ class Node:
             ready=self._daemon.ready,
             store=self._state,
             reload=self._daemon.reload,
+            fleet=lambda: self._roster.fleet,
         )
         server = server_of(self._config, self._web, told, sockets)
         control = self._control()

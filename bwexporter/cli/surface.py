@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import click
 
 from bwexporter.config import Config, Listen, WebTerms, parse_listen, parse_telemetry_path
+from bwexporter.slices.fleet import FleetNode
+from bwexporter.targets import Scraped, groups
 from bwexporter.web.app import Exposed, Options, build_app
 from bwexporter.web.guard import Guard
 from bwexporter.web.history import Store
@@ -113,6 +115,7 @@ class Told:
     ready: Callable[[], tuple[bool, str]]
     store: Store
     reload: Callable[[], None]
+    fleet: Callable[[], Sequence[FleetNode]]
 
 
 def server_of(config: Config, wanted: Flags, told: Told, sockets: list[socket.socket]) -> Server:
@@ -120,11 +123,17 @@ def server_of(config: Config, wanted: Flags, told: Told, sockets: list[socket.so
     terms = wanted.over(config.web)
     current = WebFile(terms.config_file).current if terms.config_file else WebConfig
     links = OwnerLinks(terms.owner_secret_file) if terms.owner_secret_file else None
+    ends = [Listen(*one.getsockname()[:2]) for one in sockets if one.family != socket.AF_UNIX]
+
+    def scraped() -> Scraped:
+        return Scraped(config.node, ends, terms.telemetry_path, tls=current().tls is not None)
+
     options = Options(
         telemetry_path=terms.telemetry_path,
         show_owners=config.metrics.owner_email,
         owner_links=links,
         reload=told.reload if terms.enable_reload else None,
+        targets=lambda: groups(scraped(), told.fleet()),
     )
     app = build_app(
         exposition=told.exposition,

@@ -1,8 +1,8 @@
 """Slices from a PlanetLab Central: PLCAPI, XML-RPC, the call `GetSlivers`.
 
-Turns what PLC says of this node into records, the caps of its interfaces and exempt prefixes. Knows: the API's calls
-and fields, which slivers there are on a node, whose tag of a name holds. Does not know: tags' units, HTTP, which device
-an interface is.
+Turns what PLC says of this node into records, the caps of its interfaces, exempt prefixes and the fleet. Knows: the
+API's calls and fields, which slivers there are on a node, whose tag of a name holds. Does not know: tags' units, HTTP,
+which device an interface is.
 
 What is kept of an answer is what is needed here: no key, no account, no password of the site.
 """
@@ -19,6 +19,7 @@ from xml.parsers.expat import ExpatError
 from bwexporter.core.lanes import DEFAULT_SLICE
 from bwexporter.errors import ConfigError, Problem
 from bwexporter.fetch import FetchError, fetch
+from bwexporter.slices.fleet import FleetNode, read_node
 from bwexporter.slices.plcauth import Auth, read_auth
 from bwexporter.slices.records import SliceRecord, read_record
 from bwexporter.slices.shelf import Kept
@@ -35,6 +36,7 @@ _LEAST_PLAUSIBLE_BITS = 500_000
 _MALFORMED = (ExpatError, xmlrpc.client.Error, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 """What the decoder of the standard library raises for an answer that is no XML-RPC."""
 
+_IN_SERVICE = "boot"
 _KEPT_OF_SLIVER = ("name", "instantiation")
 _KEPT_OF_TAG = ("tagname", "value", "node_id", "nodegroup_id")
 _KEPT_OF_INTERFACE = ("mac", "ip", "bwlimit")
@@ -60,6 +62,8 @@ class PlcNode:
             raise FetchError(f"{self._at.name} answers GetSlivers with what it does not promise: {strange}") from None
         if self._at.exempt_group in kept["groups"]:
             kept["exempt"] = self._addresses(auth)
+        if self._at.fleet:
+            kept["fleet"] = self._nodes(auth)
         return Kept(json.dumps(kept))
 
     def read(self, text: str) -> Reading:
@@ -78,6 +82,15 @@ class PlcNode:
             return [str(ip) for one in interfaces if (ip := _mapping(one, "interface").get("ip"))]
         except _Strange as strange:
             raise FetchError(f"{self._at.name} answers with what it does not promise: {strange}") from None
+
+    def _nodes(self, auth: Auth) -> list[str]:
+        """Ask for the names of all nodes that are in service."""
+        try:
+            found = _list(self._call("GetNodes", auth, {}, ["hostname", "boot_state"]), "nodes")
+            nodes = [_mapping(one, "node") for one in found]
+        except _Strange as strange:
+            raise FetchError(f"{self._at.name} answers GetNodes with what it does not promise: {strange}") from None
+        return [str(one.get("hostname")) for one in nodes if one.get("boot_state", _IN_SERVICE) == _IN_SERVICE]
 
     def _call(self, method: str, auth: Auth, *arguments: object) -> object:
         polling = self._at.polling
@@ -163,8 +176,9 @@ class _Reader:
         records, refused = self._records(data["slivers"])
         caps = tuple(self._caps(data["interfaces"]))
         exempt = tuple(self._exempt(data["exempt"]))
+        fleet = tuple(self._fleet(data.get("fleet", [])))
         present = frozenset(record.name for record in records if record.name in self._accounts)
-        return Reading(records, tuple(self._problems), refused, caps, exempt, present)
+        return Reading(records, tuple(self._problems), refused, caps, exempt, present, fleet)
 
     def _problem(self, path: tuple[str | int, ...], text: str) -> None:
         self._problems.append(Problem(self._at.name, 0, key_of(path), text))
@@ -233,6 +247,14 @@ class _Reader:
                 yield ipaddress.ip_network(address)
             except ValueError:
                 self._problem(("exempt", at), f"{shown(address)} is not an address; it is left out")
+
+    def _fleet(self, names: Sequence[str]) -> Iterator[FleetNode]:
+        for at, name in enumerate(dict.fromkeys(names)):
+            node, faults = read_node(name)
+            for fault in faults:
+                self._problem(("nodes", at), f"{fault.text} (this node is left out)")
+            if node:
+                yield node
 
 
 def _holding(attributes: Sequence[Data]) -> tuple[dict[str, Any], dict[str, str]]:

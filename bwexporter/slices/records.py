@@ -101,6 +101,7 @@ _LABEL = {
 _MARK = forms.whole(1, 2**32 - 1, "A firewall mark.")
 _ID = forms.whole(SMALLEST_ID, LARGEST_ID, "The number that the slice's classes are named after.")
 
+LabelName = Annotated[str, PlainValidator(_label_name), as_form(_LABEL)]
 MaybeClass = Annotated[int | None, PlainValidator(_class), as_form(_CLASS)]
 
 
@@ -126,7 +127,7 @@ class _Keys(Written):
         None
     )
     owners: tuple[Annotated[Text, AfterValidator(_owner), as_form(_OWNER)], ...] = ()
-    labels: dict[Annotated[str, PlainValidator(_label_name), as_form(_LABEL)], StrictStr] = Field(default_factory=dict)
+    labels: dict[LabelName, StrictStr] = Field(default_factory=dict)
     devices: tuple[DeviceName, ...] = ()
     match: Match = Match()
     normal: LaneSettings = LaneSettings()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bwexporter.errors import Problem
+from bwexporter.slices.fleet import FleetNode
 from bwexporter.slices.records import SliceRecord
 from bwexporter.written import Network
 
@@ -33,6 +34,7 @@ class Reading:
     caps: tuple[InterfaceCap, ...] = ()
     exempt: tuple[Network, ...] = ()
     present: frozenset[str] = frozenset()  # slices whose account is on the node, as far as the source asks for that
+    fleet: tuple[FleetNode, ...] = ()
 
     @property
     def names(self) -> frozenset[str]:

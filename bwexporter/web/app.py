@@ -79,6 +79,7 @@ class Options:
     show_owners: bool = False
     owner_links: Links | None = None
     reload: Callable[[], None] | None = None
+    targets: Callable[[], list[dict[str, Any]]] = list  # whom Prometheus is to scrape
 
 
 def build_app(
@@ -105,6 +106,7 @@ def build_app(
         Route("/-/reload", site.reload, methods=["POST", "PUT"]),
         Route("/api/v1/openapi.json", site.described),
         Route("/api/v1/status", site.status),
+        Route("/api/v1/targets", site.targets),
         Route("/api/v1/slices", site.slices),
         Route("/api/v1/slices/{name:path}", site.one_slice),
         Route("/api/v1/events", site.events),
@@ -219,6 +221,10 @@ class _Site:
     async def status(self, request: Request) -> Response:
         """Say how the node stands."""
         return await self._told(request, lambda report: api.status(report, self._ready()), vary=True)
+
+    async def targets(self, request: Request) -> Response:
+        """List whom Prometheus is to scrape, as http_sd_configs takes it."""
+        return await self._made(request, lambda: _json(self.options.targets()))
 
     async def slices(self, request: Request) -> Response:
         """List lanes, all or those that a query picks."""

@@ -6,7 +6,7 @@ Does not know: how answers are made; a test compares them with this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bwexporter import __version__
@@ -169,6 +169,11 @@ STATUS_FIELDS: Mapping[str, _Schema] = {
     "config_last_reload_success_timestamp_seconds": _field("number", "Unix time."),
 }
 
+TARGET_FIELDS: Mapping[str, _Schema] = {
+    "targets": {"type": "array", "items": {"type": "string"}, "description": "host:port of each."},
+    "labels": {"type": "object", "description": "Labels of these targets; __metrics_path__ and __scheme__ say how."},
+}
+
 
 def _parameter(name: str, text: str, schema: _Schema, where: str = "query") -> dict[str, Any]:
     return {"name": name, "in": where, "required": where == "path", "description": text, "schema": schema}
@@ -208,6 +213,7 @@ def document(telemetry_path: str) -> dict[str, Any]:
         },
         "paths": {
             "/api/v1/status": _get("How the node stands.", STATUS_FIELDS, []),
+            "/api/v1/targets": _get_all("Nodes to scrape, as Prometheus discovers them by HTTP.", _list(TARGET_FIELDS)),
             "/api/v1/slices": _get("Lanes, a row each: device, slice and traffic.", SLICES_FIELDS, _QUERY),
             "/api/v1/slices/{name}": _get("One slice, its lanes and last events.", SLICE_FIELDS, [_NAME, _KEY]),
             "/api/v1/use/{name}": _get(
@@ -238,15 +244,19 @@ def document(telemetry_path: str) -> dict[str, Any]:
 
 
 def _get(text: str, fields: Mapping[str, _Schema], parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    return _get_all(text, _object(fields), parameters)
+
+
+def _get_all(text: str, schema: _Schema, parameters: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     def answer(said: str, schema: _Schema) -> dict[str, Any]:
         return {"description": said, "content": {"application/json": {"schema": schema}}}
 
     error = _object({"error": _field("string", "What is wrong, in one sentence.")})
     answers = {
-        "200": answer(text, _object(fields)),
+        "200": answer(text, schema),
         "304": {"description": "As in the answer of this ETag (If-None-Match)."},
         "400": answer("A parameter that cannot be used.", error),
         "404": answer("There is no such slice.", error),
         "503": answer("No turn has ended yet.", error),
     }
-    return {"get": {"summary": text, "parameters": parameters, "responses": answers}}
+    return {"get": {"summary": text, "parameters": list(parameters), "responses": answers}}
