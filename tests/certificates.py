@@ -1,4 +1,4 @@
-"""Certificates for tests, made by openssl.
+"""Certificates for tests, made by openssl, expired ones by trustme.
 
 Turns names and dates into PEM files of an authority of its own. Knows: openssl's commands. Does not know: who uses
 them.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import trustme
 
 
 class Authority:
@@ -36,12 +39,21 @@ class Authority:
             "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
             "-keyout", str(key), "-out", str(request),
         )  # fmt: skip
-        dates = ["-days", "-1"] if expired else ["-days", "1"]
         _openssl(
             "x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self._key),
-            "-CAcreateserial", "-extfile", str(extensions), *dates, "-out", str(certificate),
+            "-CAcreateserial", "-extfile", str(extensions), "-days", "1", "-out", str(certificate),
         )  # fmt: skip
+        if expired:
+            self._sign_expired(name, certificate, key)
         return certificate, key
+
+    def _sign_expired(self, name: str, certificate: Path, key: Path) -> None:
+        """Put a certificate of the past in place of a good one; newer versions of openssl sign none."""
+        authority = trustme.CA.from_pem(self.certificate.read_bytes(), self._key.read_bytes())
+        yesterday = datetime.now(UTC) - timedelta(days=1)
+        issued = authority.issue_cert(name, not_before=yesterday - timedelta(days=1), not_after=yesterday)
+        issued.cert_chain_pems[0].write_to_path(str(certificate))
+        issued.private_key_pem.write_to_path(str(key))
 
 
 def _openssl(*arguments: str) -> None:
