@@ -240,6 +240,21 @@ def test_migrations_are_applied_in_order_from_the_version_that_is_found(version_
         open_state(version_1, now_wall_seconds=NOON)
 
 
+@pytest.mark.parametrize("version", range(1, len(schema.MIGRATIONS) + 1))
+def test_every_older_version_is_brought_up_with_all_that_it_holds(version_1: Path, version: int) -> None:
+    """Whichever release wrote it last."""
+    with closing(schema.connect(version_1, mode="rw")) as connection:
+        schema.migrate(connection, schema.MIGRATIONS[:version])
+        assert schema.version_of(connection) == version
+    state = open_state(version_1, now_wall_seconds=NOON)
+    assert (state.recovered, state.ids()) == ("", {"a": 7})
+    assert state.load()["eth0"].accounts.sent_bytes.tolist() == [1310, 2000]
+    assert state.use("eth0", "a", Traffic.NORMAL, 0, NOON + 999, 300) == [(NOON, 1300), (NOON + 300, 10)]
+    state.close()
+    with closing(schema.connect(version_1, mode="ro")) as connection:
+        assert schema.version_of(connection) == len(schema.MIGRATIONS)
+
+
 def test_a_migration_that_fails_leaves_the_old_version_whole(version_1: Path) -> None:
     def fail(connection: sqlite3.Connection) -> None:
         connection.execute("DROP TABLE ids")
