@@ -68,7 +68,8 @@ lint: $(VENV)/dev.stamp
 
 test: lint
 	$(call need,unshare:util-linux tc:iproute2 ip:iproute2 prometheus:prometheus promtool:prometheus chromium:chromium openssl:openssl nft:nftables fireqos:fireqos cc:gcc setpriv:util-linux \
-	  prometheus-alertmanager:prometheus-alertmanager systemd-analyze:systemd man:man-db)
+	  prometheus-alertmanager:prometheus-alertmanager systemd-analyze:systemd man:man-db curl:curl jq:jq)
+	@for unit in deploy/systemd/*.service; do echo "$$unit: $$(systemd-analyze security --offline=yes $$unit | tail -1)"; done
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(VENV)/dev.stamp

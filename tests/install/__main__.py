@@ -124,6 +124,8 @@ def by_deb(tree: Tree) -> None:
     tree.put(ROOT, "/root/bwexporter")
     tree.run("apt-get", "install", "-qq", "-y", "--no-install-recommends", "debhelper", "dpkg-dev", "fakeroot")
     tree.run("/root/bwexporter/deploy/debian/build.sh", "/root/packages")
+    tree.run("apt-get", "install", "-qq", "-y", "--no-install-recommends", "lintian")
+    tree.run("sh", "-ec", "lintian --allow-root --fail-on error /root/packages/*.deb")
     tree.run(
         "sh", "-ec", "apt-get install -qq -y --no-install-recommends /root/packages/*.deb && rm -r /root/bwexporter"
     )
