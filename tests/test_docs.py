@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from bwexporter.cli.main import cli
 from bwexporter.metrics import catalogue
+from bwexporter.yamlfile import parse_yaml
 from tests import reference
+from tests.certificates import Authority
+from tests.documented import PAGES, ROOT
 from tests.test_architecture import OTHERS, catalogued
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "deploy").rglob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 _BLOCK = re.compile(r"^```(?:sh|console|bash)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -24,6 +29,8 @@ _INLINE = re.compile(r"`(bwexporter [^`]+)`")
 _METRIC = re.compile(r"\bbwexporter_[a-z0-9_]+[a-z0-9]\b(?!:)")
 _LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)#\s]+)[^)]*\)")
 _SUFFIXES = ("_bucket", "_sum", "_count")
+
+A_HASH = "$2y$10$" + "a" * 53  # of no password
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -90,6 +97,69 @@ def test_the_metrics_that_a_page_names_are_published(name: str) -> None:
     known |= {family + suffix for family in known for suffix in _SUFFIXES}
     assert set() == set(_METRIC.findall((ROOT / name).read_text())) - known
     assert catalogue.LANE_FAMILIES
+
+
+NO_CONFIGURATION_OF_OURS = {"apiVersion": "Grafana's own", "tasks": "a play of Ansible, which make install-check runs"}
+"""Blocks of YAML of other programs, by a key of theirs."""
+
+
+def yaml_blocks() -> Iterator[tuple[str, Any]]:
+    """Yield each block of YAML with its page."""
+    for page in PAGES:
+        for block in re.findall(r"(?s)^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE):
+            yield str(page.relative_to(ROOT)), parse_yaml(block.encode(), file=page.name).data
+
+
+@pytest.mark.parametrize(("name", "data"), [pytest.param(*one, id=f"{one[0]}") for one in yaml_blocks()])
+def test_the_configuration_that_a_page_shows_is_good(name: str, data: Any, tmp_path: Path) -> None:
+    """`check` finds nothing wrong with it, completed with what it leaves out; Prometheus' own tools likewise."""
+    keys = set().union(*data) if isinstance(data, list) else set(data)
+    if keys & NO_CONFIGURATION_OF_OURS.keys():
+        return
+    if "scrape_configs" in keys:
+        (tmp_path / "prometheus.yml").write_text(json.dumps(data))
+        subprocess.run(["promtool", "check", "config", str(tmp_path / "prometheus.yml")], check=True)
+    elif "tls_server_config" in keys:
+        check_web(data, tmp_path)
+    else:
+        check_ours(data, tmp_path, name)
+
+
+def check_ours(data: dict[str, Any], folder: Path, page: str) -> None:
+    """Let `check` look at a configuration, or at slices, in a folder with the files that it names."""
+    of_slices = any("name" in one for one in data.get("slices", [])) or "nodes" in data
+    config: dict[str, Any] = {
+        "devices": [{"name": "eth0", "cap": "100mbit", "line_rate": "1gbit"}],
+        "state": "state.db",
+        "slices": [{"file": "slices.yml"}],
+    }
+    if of_slices and any("class" in one for one in data["slices"]):
+        config["devices"] = [{"name": "eth0", "tree": "existing", "line_rate": "1gbit"}]
+    config |= {} if of_slices else data
+    authority = Authority(folder, "clients").certificate
+    written = {
+        "bwexporter.yml": json.dumps(config),
+        "slices.yml": json.dumps(data if of_slices else {"slices": []}),
+        "slices.token": "secret",
+        "plc-auth.yml": "AuthMethod: anonymous",
+        "ca.pem": authority.read_text(),
+        "apmon.conf": "127.0.0.1:8884 password",
+    }
+    for file, text in written.items():
+        (folder / file).write_text(text)
+    (folder / "web.yml").touch()
+    checked = CliRunner().invoke(cli, ["check", str(folder / "bwexporter.yml")])
+    assert checked.exit_code == 0, (page, checked.output)
+
+
+def check_web(data: dict[str, Any], folder: Path) -> None:
+    """Let both programs that read such a file look at it, with a hash where the page has dots."""
+    clients = Authority(folder, "clients")
+    clients.sign("server")
+    users = dict.fromkeys(data["basic_auth_users"], A_HASH)
+    (folder / "web.yml").write_text(json.dumps({**data, "basic_auth_users": users}))
+    subprocess.run(["promtool", "check", "web-config", str(folder / "web.yml")], check=True)
+    check_ours({"web": {"config_file": "web.yml"}}, folder, "docs/web.md")
 
 
 def test_the_reference_of_the_files_is_that_of_their_schemas() -> None:
