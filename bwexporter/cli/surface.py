@@ -115,7 +115,7 @@ class Told:
     ready: Callable[[], tuple[bool, str]]
     store: Store
     reload: Callable[[], None]
-    fleet: Callable[[], Sequence[FleetNode]]
+    fleet: Callable[[], Sequence[FleetNode]] = tuple
 
 
 def server_of(config: Config, wanted: Flags, told: Told, sockets: list[socket.socket]) -> Server:
