@@ -10,6 +10,7 @@ The time is that of the whole answer: a server that sends a byte now and then do
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -77,7 +78,8 @@ def fetch(
     import httpx  # noqa: PLC0415 - rarely needed, and 0.1 s to load
 
     deadline = time.monotonic() + seconds
-    verify = context or (trusted(ca_file) if ca_file else True)
+    named = ca_file or os.environ.get("SSL_CERT_FILE")
+    verify = context or (trusted(Path(named)) if named else True)
     with _cut_off(seconds) as seen, httpx.Client(verify=verify, timeout=seconds) as client:
         try:
             method = "GET" if content is None else "POST"

@@ -9,6 +9,8 @@ import json
 import os
 import resource
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -445,3 +447,22 @@ def test_a_source_that_is_asked_in_another_way_goes_on(
     assert [record.name for record in result.records] == ["ann", "bob"]
     assert sources.read([]) == []
     assert sources.polled == ()
+
+
+@pytest.mark.parametrize("ca_file", [None, "{folder}/none.pem"])
+def test_certificates_that_the_environment_names_and_are_not_there_are_a_trouble_like_any_other(
+    tmp_path: Path, ca_file: str | None
+) -> None:
+    """OpenSSL's variable is heard, and what is wrong with it said in a sentence; no answer is taken unverified."""
+    asking = (
+        "from bwexporter.fetch import FetchError, fetch\n"
+        "try: fetch('https://127.0.0.1:9/')\n"
+        "except FetchError as trouble: print(trouble)"
+    )
+    named = {"SSL_CERT_FILE": ca_file.format(folder=tmp_path)} if ca_file else {}
+    environment = {name: value for name, value in os.environ.items() if name != "SSL_CERT_FILE"}
+    done = subprocess.run(
+        [sys.executable, "-c", asking], env={**environment, **named}, capture_output=True, text=True, check=True
+    )
+    wanted = "none.pem cannot be used: No such file or directory" if ca_file else "127.0.0.1:9/ cannot be fetched"
+    assert wanted in done.stdout
