@@ -45,6 +45,11 @@ PLAY = """
         bwexporter_slices:
           - {name: ann, id: 1, match: {addresses: [10.9.9.1/32]}, normal: {full: 10mbit, allowance: 5GB}}
         bwexporter_start: false
+- hosts: localhost
+  connection: local
+  tasks:
+    - ansible.builtin.include_role: {name: bwexporter, tasks_from: discovery}
+      vars: {bwexporter_group: all}
 """
 URL = "http://127.0.0.1:10099"
 ONE_CAPABILITY = 1 << 12  # CAP_NET_ADMIN
@@ -114,7 +119,7 @@ def by_hand(tree: Tree) -> None:
     tree.run(
         *("useradd", "--system", "--home-dir", "/var/lib/bwexporter", "--shell", "/usr/sbin/nologin", "bwexporter")
     )
-    tree.run("sh", "-ec", "cp /root/deploy/systemd/*.service /etc/systemd/system/")
+    tree.run("sh", "-ec", "cp /root/deploy/systemd/*.service /root/deploy/systemd/*.socket /etc/systemd/system/")
     tree.run("cp", "/root/deploy/systemd/bwexporter.default", "/etc/default/bwexporter")
     configure(tree)
 
@@ -148,6 +153,7 @@ def by_ansible(tree: Tree) -> None:
     tree.run(*play)
     is_one("second run", tree.run(*play), "changed=0")
     tree.run("bwexporter", "check")
+    is_one("discovery", tree.run("cat", "/etc/prometheus/file_sd/bwexporter.json"), "localhost:10099")
 
 
 WAYS: Mapping[str, Callable[[Tree], None]] = {"pip": by_pip, "pipx": by_pipx, "deb": by_deb, "ansible": by_ansible}
@@ -183,7 +189,7 @@ def see_it_work(booted: Booted) -> None:
     booted.run("systemctl", "start", "bwexporter")  # returns when the first turn has ended: Type=notify
     assert_tells("up", booted, "bwexporter_up 1")
     is_one("class of the slice", booted.run("tc", "class", "show", "dev", "eth0"), "1:1001")
-    see_its_cage(booted)
+    see_its_cage(booted, ONE_CAPABILITY)
     before = used_bytes(booted)
     booted.run("python3", "-c", _SEND)
     sent = wait_for(lambda: used_bytes(booted) - before, "the account of what was sent")
@@ -204,22 +210,70 @@ def see_it_work(booted: Booted) -> None:
     is_one("class after the end", booted.run("tc", "class", "show", "dev", "eth0"), "1:1001")
     is_one("end", booted.run("journalctl", "-u", "bwexporter", "--no-pager"), "stopping")
 
+    see_the_watchdog(booted)
+    see_it_on_a_socket_of_systemd(booted)
+    see_it_watch(booted)
 
-def see_its_cage(booted: Booted) -> None:
-    """See that it runs as its own user, with one capability and a filter of system calls."""
-    process = shown(booted, "MainPID")
+
+def see_the_watchdog(booted: Booted) -> None:
+    """See that a program which stands still is started anew."""
+    place = "/run/systemd/system/bwexporter.service.d"
+    limit = f"mkdir -p {place}; printf '[Service]\\nWatchdogSec=3s\\n' > {place}/watchdog.conf; systemctl daemon-reload"
+    booted.run("sh", "-ec", limit)
+    booted.run("systemctl", "restart", "bwexporter")
+    before = shown(booted, "MainPID")
+    booted.run("systemctl", "kill", "--signal=STOP", "bwexporter")
+    wait_for(lambda: shown(booted, "MainPID") not in {before, "0"}, "the watchdog")
+    wait_for(lambda: shown(booted, "ActiveState") == "active", "the start after the watchdog")
+    is_one("end", booted.run("journalctl", "-u", "bwexporter", "--no-pager"), "Watchdog timeout")
+    booted.run("systemctl", "stop", "bwexporter")
+    booted.run("sh", "-ec", f"rm -r {place}; systemctl daemon-reload")
+
+
+def see_it_on_a_socket_of_systemd(booted: Booted) -> None:
+    """See that a scrape starts it, where systemd listens."""
+    booted.run("sed", "-i", "s/^ARGS=.*/ARGS=--web.systemd-socket/", "/etc/default/bwexporter")
+    booted.run("systemctl", "start", "bwexporter.socket")
+    if shown(booted, "ActiveState") != "inactive":
+        raise Failed("it runs before anybody has asked")
+    wait_for(lambda: "bwexporter_up 1" in asked(booted), "an answer over the socket of systemd")
+    booted.run("systemctl", "stop", "bwexporter.socket", "bwexporter.service")
+    booted.run("sed", "-i", "s/^ARGS=.*/ARGS=/", "/etc/default/bwexporter")
+
+
+def see_it_watch(booted: Booted) -> None:
+    """See that it judges and publishes without any capability, and changes nothing."""
+    if not booted.run("systemctl", "list-unit-files", "bwexporter-watch.service", check=False).count("watch"):
+        raise Failed("there is no unit that only watches")
+    classes = booted.run("tc", "class", "show", "dev", "eth0")
+    booted.run("systemctl", "start", "bwexporter-watch")
+    assert_tells("watching", booted, 'bwexporter_slice_shadow{device="eth0",slice="ann",traffic="normal"} 1')
+    see_its_cage(booted, 0, "bwexporter-watch")
+    booted.run("systemctl", "stop", "bwexporter-watch")
+    if booted.run("tc", "class", "show", "dev", "eth0") != classes:
+        raise Failed("it changed a class though it only watches")
+
+
+def see_its_cage(booted: Booted, capabilities: int, unit: str = "bwexporter") -> None:
+    """See that it runs as its own user, with these capabilities and a filter of system calls."""
+    process = shown(booted, "MainPID", unit)
     status = dict(
         line.split(":\t", 1) for line in booted.run("cat", f"/proc/{process}/status").splitlines() if ":\t" in line
     )
-    if status["Uid"].split()[0] == "0" or int(status["CapEff"], 16) != ONE_CAPABILITY:
+    if status["Uid"].split()[0] == "0" or int(status["CapEff"], 16) != capabilities:
         raise Failed(f"it runs with Uid {status['Uid']} and capabilities {status['CapEff']}")
     if (status["NoNewPrivs"].strip(), status["Seccomp"].strip()) != ("1", "2"):
         raise Failed("it may gain privileges, or no filter of system calls is in force")
 
 
-def shown(booted: Booted, name: str) -> str:
+def shown(booted: Booted, name: str, unit: str = "bwexporter") -> str:
     """Return what systemd says of the service."""
-    return booted.run("systemctl", "show", "-P", name, "bwexporter").strip()
+    return booted.run("systemctl", "show", "-P", name, unit).strip()
+
+
+def asked(booted: Booted) -> str:
+    """Return the metrics; nothing where nobody answers."""
+    return booted.run("python3", "-c", _ASK, f"{URL}/metrics", check=False)
 
 
 def used_bytes(booted: Booted) -> int:
@@ -231,7 +285,7 @@ def used_bytes(booted: Booted) -> int:
 
 def assert_tells(what: str, booted: Booted, line: str) -> None:
     """See a line among the metrics."""
-    lines = booted.run("python3", "-c", _ASK, f"{URL}/metrics").splitlines()
+    lines = asked(booted).splitlines()
     if line not in lines:
         raise Failed(f"{what}: the metrics lack {line!r}")
 
