@@ -3,7 +3,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .PHONY: reference help demo stack test lint bench soak dashboards install-check pythons deb clean
@@ -93,7 +93,7 @@ pythons:
 	  venv=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	  $(MAKE) -s $$venv/dev.stamp VENV=$$venv PYTHON=$$python || exit 1; \
 	  echo "testing with $$($$venv/bin/python --version)"; \
-	  $$venv/bin/python -m pytest -q -m "not kernel" $(ARGS) || exit 1; \
+	  $$venv/bin/python -m pytest -q -m "not kernel" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS) || exit 1; \
 	done
 
 install-check: $(VENV)/dev.stamp
