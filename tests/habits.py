@@ -1,22 +1,29 @@
-"""Traffic with habits: what slices send in each hour of some weeks, and how far an outlook on it is off.
+"""Traffic by the hour, simulated with habits and recorded, and how far an outlook on it is off.
 
-Turns a seed into hourly rates, and those into errors. Knows: daily rhythm, weekends, bursts, pauses. Does not know: the
-program.
+Turns a seed, or a record, into hourly rates, and those into errors. Knows: daily rhythm, weekends, bursts, pauses; the
+record's form. Does not know: how an outlook is made.
 """
 
 from __future__ import annotations
 
+import csv
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from bwexporter.core.outlook import course, outlook
+from bwexporter.core.habits import Habits, Periods, habits
+from bwexporter.core.lanes import Lane, Traffic
+from bwexporter.core.outlook import Course, course, outlook
 
 DAY_HOURS = 24
 DAYS = 21
 LEARNT_DAYS = 7
+HOUR = 3600
+RECORD = Path(__file__).parent / "data" / "traffic_recorded.csv"
 Rates = list[float]
 
 
@@ -33,44 +40,85 @@ def rates(chance: random.Random) -> Rates:
     return found
 
 
-def errors(
-    sent: Rates, days: Sequence[int], *, persistence_seconds: float = 3600.0, habits: bool = True
-) -> list[float]:
-    """Return how far each outlook was off, as a part of the day's use; one an hour, with a week behind it."""
-    found = []
-    for day in days:
-        total = sum(sent[day * DAY_HOURS : (day + 1) * DAY_HOURS]) * 3600.0
-        for hour in range(1, DAY_HOURS):
-            now, left = day * DAY_HOURS + hour, DAY_HOURS - hour
-            past = range(max(0, now - LEARNT_DAYS * DAY_HOURS), now - DAY_HOURS + 1, DAY_HOURS)
-            usual = np.mean([sent[begin : begin + left] for begin in past], axis=0) if habits else np.full(left, np.nan)
-            seen = outlook(
-                course(usual[np.newaxis, :], np.arange(1, left + 1) * 3600.0, persistence_seconds),
-                used_bytes=np.array([int(sum(sent[day * DAY_HOURS : now]) * 3600.0)]),
-                threshold_bytes=np.array([1 << 60]),
-                allowance_bytes=np.array([1 << 61]),
-                remaining_seconds=np.array([left * 3600.0]),
-                recent_bytes_per_second=np.array([sent[now - 1]]),
-            )
-            found.append(abs(int(seen.expected_used_bytes[0]) - total) / max(total, 1.0))
+def recorded() -> dict[str, Rates]:
+    """Return the bytes per second of each hour of whole days of some machines; see tests/data/traffic_recorded.md."""
+    found = dict[str, Rates]()
+    with RECORD.open(encoding="utf-8") as record:
+        for row in csv.DictReader(record):
+            known = found.setdefault(row["machine"], [])
+            if known or row["hour"].endswith("T00:00"):  # an hour without a figure is one in which nothing was sent
+                known.append(float(row["bytes"] or 0) / HOUR)
     return found
 
 
-WAYS: dict[str, Callable[[Rates, Sequence[int]], list[float]]] = {
-    "recent rate alone": lambda sent, days: errors(sent, days, habits=False),
-    "same hours alone": lambda sent, days: errors(sent, days, persistence_seconds=1.0),
-    "both, 15 minutes": lambda sent, days: errors(sent, days, persistence_seconds=900.0),
-    "both, 1 hour (ours)": errors,
-    "both, 4 hours": lambda sent, days: errors(sent, days, persistence_seconds=14_400.0),
+@dataclass(frozen=True)
+class Way:
+    """One way to look ahead."""
+
+    persistence_seconds: float = 3600.0
+    trust: float | None = None  # None: as it was learnt
+    habits: bool = True
+
+    def ahead(self, learnt: Habits, hours_left: int) -> Course:
+        """Return the course of the rest of the day."""
+        trust = learnt.trust if self.trust is None else np.full(len(learnt.trust), self.trust)
+        usual, ends = learnt.usual[:, :hours_left], learnt.ends[:hours_left]
+        return course(usual if self.habits else np.full(usual.shape, np.nan), ends, trust, self.persistence_seconds)
+
+
+WAYS = {
+    "recent rate alone": Way(habits=False),
+    "same hours alone": Way(persistence_seconds=1.0, trust=1.0),
+    "both, whatever habits are worth": Way(trust=1.0),
+    "both, as far as habits served (ours)": Way(),
+    "the same, 15 minutes instead of 1 hour": Way(persistence_seconds=900.0),
+    "the same, 4 hours": Way(persistence_seconds=14_400.0),
 }
+Figures = dict[str, tuple[float, float]]
 
 
-def measured(slices: int = 40, seed: int = 7) -> dict[str, tuple[float, float]]:
-    """Return the median and the 90th percentile of the errors of each way, over two weeks of some slices."""
+def _errors(cast: Sequence[Rates], first_day: int) -> Iterator[tuple[str, float]]:
+    """Yield how far each outlook was off, as a part of the day's use; one an hour, by its way."""
+    sent = np.array(cast)
+    lanes = tuple(Lane("eth0", f"s{number}", Traffic.NORMAL) for number in range(len(cast)))
+    day_seconds = float(DAY_HOURS * HOUR)
+    for now in range(first_day * DAY_HOURS, sent.shape[1] // DAY_HOURS * DAY_HOURS):
+        day, hour = divmod(now, DAY_HOURS)
+        if not hour:
+            continue
+        left = np.full(len(cast), (DAY_HOURS - hour) * float(HOUR))
+        past = ((start * HOUR, (sent[:, start] * HOUR).astype(np.int64)) for start in range(now))
+        learnt = habits(lanes, Periods(np.full(len(cast), day_seconds), left), float(now * HOUR), past)
+        assert learnt is not None
+        used = sent[:, day * DAY_HOURS : now].sum(1) * HOUR
+        total = np.maximum(sent[:, day * DAY_HOURS : (day + 1) * DAY_HOURS].sum(1) * HOUR, 1.0)
+        for name, way in WAYS.items():
+            seen = outlook(
+                way.ahead(learnt, DAY_HOURS - hour),
+                used_bytes=used.astype(np.int64),
+                threshold_bytes=np.full(len(cast), 1 << 60),
+                allowance_bytes=np.full(len(cast), 1 << 61),
+                remaining_seconds=left,
+                recent_bytes_per_second=sent[:, now - 1],
+            )
+            for error in (np.abs(seen.expected_used_bytes - total) / total).tolist():
+                yield name, error
+
+
+def _figures(errors: Iterator[tuple[str, float]]) -> Figures:
+    """Return the median and the 90th percentile of the errors of each way."""
+    of_way: dict[str, list[float]] = {name: [] for name in WAYS}
+    for name, error in errors:
+        of_way[name].append(error)
+    return {name: (sorted(off)[len(off) // 2], sorted(off)[len(off) * 9 // 10]) for name, off in of_way.items()}
+
+
+def measured(slices: int = 40, seed: int = 7) -> Figures:
+    """Return the errors over two weeks of some simulated slices, a week behind them."""
     chance = random.Random(seed)
-    cast = [rates(chance) for _ in range(slices)]
-    found = {}
-    for name, way in WAYS.items():
-        off = sorted(error for sent in cast for error in way(sent, range(LEARNT_DAYS, DAYS)))
-        found[name] = off[len(off) // 2], off[len(off) * 9 // 10]
-    return found
+    return _figures(_errors([rates(chance) for _ in range(slices)], LEARNT_DAYS))
+
+
+def measured_on_record() -> Figures:
+    """Return the errors over the recorded days of all machines, from the second one on."""
+    return _figures(error for sent in recorded().values() for error in _errors([sent], 1))

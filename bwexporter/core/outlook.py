@@ -4,9 +4,9 @@ Turns recent rates and habits into outlooks. Knows: for how long the recent rate
 know: where habits come from, what the law makes of it: an outlook is of what a lane would like to send.
 
 What a lane sends now goes on for a while and then gives way to what it usually does at that hour: of the recent rate a
-part exp(-t / 1 h) is left after the time t, and the rest is the mean of the same hour in earlier periods. One hour is
-what served best for recorded traffic and for simulated traffic with a daily rhythm, bursts and pauses
-(docs/benchmarks.md). In an hour of which nothing is known the recent rate goes on.
+part exp(-t / 1 h) is left after the time t, and the rest is what is usual, as far as that is trusted. One hour is what
+served best for recorded traffic and for simulated traffic with a daily rhythm, bursts and pauses (docs/benchmarks.md).
+In an hour of which nothing is known the recent rate goes on.
 """
 
 from __future__ import annotations
@@ -41,19 +41,21 @@ class Outlook:
     seconds_to_allowance: F8
 
 
-def course(usual: F8, ends: F8, persistence_seconds: float = PERSISTENCE_SECONDS) -> Course:
+def course(usual: F8, ends: F8, trust: F8 | None = None, persistence_seconds: float = PERSISTENCE_SECONDS) -> Course:
     """Add up habits. `usual` has a row a lane and a column an hour from now on, in bytes per second, NaN: not known.
 
-    `ends` are the seconds until the end of each column, which may be of several hours.
+    `ends` are the seconds until the end of each column, which may be of several hours. `trust` says of each lane how
+    far its habits speak; None: all the way.
     """
     seconds = np.unique(np.concatenate([[0.0], _SOON[ends[-1] > _SOON], ends]))
     column = np.searchsorted(ends, seconds[1:])
     lengths = np.diff(seconds)[:, np.newaxis]
     recent = persistence_seconds * -np.diff(np.exp(-seconds / persistence_seconds))[:, np.newaxis]
+    habitual = (lengths - recent) * (1.0 if trust is None else trust[np.newaxis, :])
     rates = np.ascontiguousarray(usual.T)
     known = (~np.isnan(rates))[column]
-    habit = np.nan_to_num(rates)[column] * (lengths - recent)
-    return Course(seconds, _added_up(np.where(known, recent, lengths)), _added_up(habit))
+    habit = np.nan_to_num(rates)[column] * habitual
+    return Course(seconds, _added_up(np.where(known, lengths - habitual, lengths)), _added_up(habit))
 
 
 def _added_up(parts: F8) -> F8:

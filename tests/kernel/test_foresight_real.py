@@ -41,10 +41,11 @@ def program(tmp_path: Path) -> Iterator[Program]:
         with closing(sqlite3.connect(running.state_file)) as state, state:
             query = "SELECT id FROM lanes WHERE slice = 'ann' AND traffic = 'normal'"
             (ann,) = state.execute(query).fetchone()
-            for ago in (3, 2, 1):
-                for hour in (1, 2):
-                    start = this_hour + hour * 3600 - ago * 86_400
-                    use.record(state, "v0", start, use.Sums(np.array([ann]), np.array([55 * MEGABYTE])))
+            for hour in range(1, 3 * 24):
+                sent = 55 * MEGABYTE if hour % 24 in {1, 2} else 0
+                use.record(
+                    state, "v0", this_hour - 3 * 86_400 + hour * 3600, use.Sums(np.array([ann]), np.array([sent]))
+                )
         yield running.start()
 
 
