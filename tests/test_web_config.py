@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from bwexporter.errors import BwexporterError, ConfigError
 from bwexporter.state import State, open_state
+from bwexporter.web import allotment
 from bwexporter.web.app import Options
 from bwexporter.web.guard import Guard
 from bwexporter.web.listening import bind
@@ -131,12 +133,45 @@ class TestFile:
             ({"tls_server_config": {"cert_file": "a", "key_file": "b"}}, "cannot be read: No such file"),
             (
                 {"tls_server_config": {"cert_file": "a", "key_file": "b", "client_auth_type": "RequireAnyClientCert"}},
+                "verifies nothing, which cannot be had here: write RequireAndVerifyClientCert, and client_ca_file",
+            ),
+            (
+                {"tls_server_config": {"cert_file": "a", "key_file": "b", "client_auth_type": "RequestClientCert"}},
+                "write NoClientCert, which lets the same clients in",
+            ),
+            (
+                {"tls_server_config": {"cert_file": "a", "key_file": "b", "client_auth_type": "Sometimes"}},
                 "there are NoClientCert, VerifyClientCertIfGiven, RequireAndVerifyClientCert",
             ),
             (
                 {"tls_server_config": {"cert_file": "a", "key_file": "b", "client_ca_file": "c"}},
                 "must be RequireAndVerifyClientCert",
             ),
+            (
+                {
+                    "tls_server_config": {
+                        "cert_file": "a",
+                        "key_file": "b",
+                        "client_ca_file": "c",
+                        "client_auth_type": "VerifyClientCertIfGiven",
+                        "client_allowed_sans": ["prometheus"],
+                    }
+                },
+                "must be RequireAndVerifyClientCert where there are client_allowed_sans",
+            ),
+            (
+                {
+                    "tls_server_config": {
+                        "cert_file": "a",
+                        "key_file": "b",
+                        "curve_preferences": ["X25519", "CurveP256"],
+                    }
+                },
+                "name one curve, or leave it out",
+            ),
+            ({"rate_limit": {"interval": "1s"}}, "how many requests may come at once"),
+            ({"rate_limit": {"interval": "1s", "burst": 0}}, "must be a whole number from 1"),
+            ({"rate_limit": {"interval": 5, "burst": 1}}, "5"),
             ({"http_server_config": {"headers": {"Set-Cookie": "a=b"}}}, "Set-Cookie"),
             ({"http_server_config": {"headers": {"Content-Security-Policy": "a\r\nb: c"}}}, "one line"),
         ],
@@ -169,6 +204,15 @@ class TestFile:
             assert context is not None
             assert "ECDHE-ECDSA-AES128-GCM-SHA256" in {cipher["name"] for cipher in context.get_ciphers()}
             assert "ECDHE-ECDSA-AES256-GCM-SHA384" not in {cipher["name"] for cipher in context.get_ciphers()}
+
+    @pytest.mark.parametrize("curve", ["CurveP256", "X25519"])
+    def test_a_curve_may_be_chosen(self, authority: Authority, tmp_path: Path, facts: Facts, curve: str) -> None:
+        """A client that knows no other curve is let in by the same one and by no other."""
+        file = write(tmp_path, tls_server_config=tls_of(authority, curve_preferences=[curve]))
+        context = trusting(authority)
+        context.set_ecdh_curve("prime256v1")
+        with guarded(facts, file) as address:
+            assert is_let_in(address, context) is (curve == "CurveP256")
 
     def test_a_certificate_may_stand_in_the_file_itself(
         self, authority: Authority, tmp_path: Path, facts: Facts
@@ -238,11 +282,15 @@ class TestTls:
             authority,
             client_auth_type="RequireAndVerifyClientCert",
             client_ca_file=str(authority.certificate),
-            client_allowed_sans=["prometheus"],
+            client_allowed_sans=["prometheus", "2001:db8::7", "ann@example.org", "spiffe://example.org/a"],
         )
+        names = ("IP:2001:db8::7", "email:ann@example.org", "URI:spiffe://example.org/a")
         with guarded(facts, write(tmp_path, tls_server_config=tls)) as address:
             assert is_let_in(address, trusting(authority, "client"))
             assert not is_let_in(address, trusting(authority, "other"))
+            for number, hosts in enumerate(names):
+                authority.sign(f"named {number}", hosts=hosts)
+                assert is_let_in(address, trusting(authority, f"named {number}")), hosts
 
 
 def is_let_in(address: str, context: ssl.SSLContext) -> bool:
@@ -374,6 +422,29 @@ class TestPasswords:
 
                 assert answer.headers.get_list("x-frame-options") == ["deny"]
                 assert answer.headers.get_list("content-security-policy") == ["default-src 'self'"]
+
+
+class TestRates:
+    """How many requests are answered."""
+
+    def test_more_than_a_burst_is_turned_away_and_nobody_has_to_wait(self, tmp_path: Path, facts: Facts) -> None:
+        """With a status that says so, before any password is looked at; a token comes back after the interval."""
+        limit = {"interval": "1h", "burst": 3}
+        file = write(tmp_path, rate_limit=limit, basic_auth_users={"ann": hashed()})
+        with guarded(facts, file) as address:
+            assert [ask(address) for _ in range(5)] == [401, 401, 401, 429, 429]
+            write(tmp_path, rate_limit={"interval": "10ms", "burst": 3})
+            wait_until(lambda: ask(address) == 200)
+
+    @pytest.mark.parametrize("limit", [{"interval": 0}, {"interval": "0s", "burst": 1}])
+    def test_an_interval_of_0_is_no_limit(self, tmp_path: Path, facts: Facts, limit: dict[str, object]) -> None:
+        """As in files that other exporters have."""
+        with guarded(facts, write(tmp_path, rate_limit=limit)) as address:
+            assert [ask(address) for _ in range(5)] == [200] * 5
+
+    def test_the_worked_example_holds(self) -> None:
+        """The docstring's example is run."""
+        assert doctest.testmod(allotment).failed == 0
 
 
 def at_once(address: str, passwords: list[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Who may come in: passwords before every path, but for owners' links.
+"""Who may come in: no more than were allotted, with passwords before every path but for owners' links.
 
 Turns requests into the app's answers or refusals, and adds the configured headers. Knows: which paths are open to
 whom. Does not know: how a password or a key is checked, what any path answers.
@@ -7,6 +7,7 @@ whom. Does not know: how a password or a key is checked, what any path answers.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,8 @@ class Guard:
         await (refusal or self._app)(scope, receive, _with_headers(send, config))
 
     async def _refusal(self, scope: Scope, config: WebConfig) -> ASGIApp | None:
+        if config.allotment is not None and not config.allotment.grants(time.monotonic()):
+            return PlainTextResponse("Too many requests; ask again.\n", 429, {"Retry-After": "1"})
         if config.passwords is None or scope["path"].startswith(_OF_EVERYBODY) or self._is_owner(scope):
             return None
         try:

@@ -10,6 +10,7 @@ time for a handshake and the certificate in force are nothing that uvicorn lets 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 import ssl
@@ -251,8 +252,17 @@ class _Http(H11Protocol):
 
 
 def _names_of(certificate: Mapping[str, Any] | None) -> frozenset[str]:
-    """Return the subject alternative names of a client's certificate."""
-    return frozenset(value for _, value in (certificate or {}).get("subjectAltName", ()))
+    """Return the subject alternative names of a client's certificate, addresses in their usual form."""
+    found = (certificate or {}).get("subjectAltName", ())
+    return frozenset(_address(value) if kind == "IP Address" else value for kind, value in found)
+
+
+def _address(written: str) -> str:
+    """Write an address as people do: OpenSSL says 0:0:0:0:0:0:0:1, and a line's end, for ::1."""
+    try:
+        return str(ipaddress.ip_address(written.strip()))
+    except ValueError:
+        return written
 
 
 class _Tls(SSLProtocol):

@@ -21,7 +21,12 @@ CLIENT_AUTH: Mapping[str, ssl.VerifyMode] = {
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
-"""Kinds that ask for a certificate and do not verify it are left out: they say nothing of who asks."""
+UNVERIFIED: Mapping[str, str] = {
+    "RequestClientCert": "write NoClientCert, which lets the same clients in",
+    "RequireAnyClientCert": "write RequireAndVerifyClientCert, and client_ca_file",
+    "RequireClientCert": "write RequireAndVerifyClientCert, and client_ca_file",
+}
+"""Kinds that Go knows and Python's ssl has not, and what to write instead: no certificate says anything unverified."""
 CURVES: Mapping[str, str] = {
     "CurveP256": "prime256v1",
     "CurveP384": "secp384r1",

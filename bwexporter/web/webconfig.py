@@ -1,4 +1,4 @@
-"""The web configuration file, as other exporters have it: TLS, client certificates, passwords, headers.
+"""The web configuration file, as other exporters have it: TLS, client certificates, passwords, headers, rates.
 
 Turns the file of Prometheus's exporter-toolkit into settings in force, and follows it as it changes, so that
 certificates rotate without a restart. Knows: the file's keys, when a file has changed. Does not know: sockets,
@@ -22,14 +22,17 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, PlainValidator, StrictStr, model_validator
 
 from bwexporter.errors import BwexporterError, ConfigError
+from bwexporter.units import parse_duration
+from bwexporter.web.allotment import Allotment
 from bwexporter.web.passwords import Passwords
-from bwexporter.web.tls import CLIENT_AUTH, CURVES, VERSIONS, TlsTerms, context_of
-from bwexporter.written import Fault, Flag, Misfit, Text, Written, check
+from bwexporter.web.tls import CLIENT_AUTH, CURVES, UNVERIFIED, VERSIONS, TlsTerms, context_of
+from bwexporter.written import Fault, Flag, Misfit, Text, Written, check, read_whole
 from bwexporter.yamlfile import Document, load_yaml
 
 log = logging.getLogger("bwexporter.web")
 
 LOOK_SECONDS = 1.0
+MOST_BURST = 1_000_000
 
 _HASH = re.compile(r"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
 _LINE = re.compile(r"[\x20-\x7e]{1,8192}")
@@ -44,6 +47,16 @@ def _one_of(what: str, known: Mapping[str, object] | tuple[str, ...]) -> PlainVa
     return PlainValidator(read)
 
 
+def _client_auth(written: object) -> str:
+    """Read a kind of client authentication; of those that verify nothing it is said what to write instead."""
+    instead = UNVERIFIED.get(written) if isinstance(written, str) else None
+    if instead is not None:
+        raise ValueError(f"asks for a certificate and verifies nothing, which cannot be had here: {instead}")
+    if not isinstance(written, str) or written not in CLIENT_AUTH:
+        raise ValueError(f"is no client_auth_type; there are {', '.join(CLIENT_AUTH)}")
+    return written
+
+
 def _header(written: str) -> str:
     if not _LINE.fullmatch(written):
         raise ValueError("must be one line of plain characters")
@@ -55,7 +68,7 @@ class _Tls(Written):
     key_file: Text | None = None
     cert: StrictStr | None = None
     key: StrictStr | None = None
-    client_auth_type: Annotated[str, _one_of("client_auth_type here", CLIENT_AUTH)] = "NoClientCert"
+    client_auth_type: Annotated[str, PlainValidator(_client_auth)] = "NoClientCert"
     client_ca_file: Text | None = None
     client_ca: StrictStr | None = None
     client_allowed_sans: tuple[Text, ...] = ()
@@ -73,18 +86,22 @@ class _Tls(Written):
             if (inline is None) == (file is None):
                 faults.append(Fault((f"{name}_file",), f"write either {name}_file or {name}"))
         has_authority = self.client_ca_file is not None or self.client_ca is not None
-        verifies = CLIENT_AUTH[self.client_auth_type] is not ssl.CERT_NONE
+        verify_mode = CLIENT_AUTH[self.client_auth_type]
+        verifies = verify_mode is not ssl.CERT_NONE
         if verifies and not has_authority:
             faults.append(Fault(("client_ca_file",), f"is missing: {self.client_auth_type} needs it"))
-        if (has_authority or self.client_allowed_sans) and not verifies:
-            text = (
-                "must be RequireAndVerifyClientCert or VerifyClientCertIfGiven where clients' certificates are checked"
-            )
+        if has_authority and not verifies:
+            text = "must be RequireAndVerifyClientCert or VerifyClientCertIfGiven where there is a client_ca_file"
+            faults.append(Fault(("client_auth_type",), text))
+        if self.client_allowed_sans and verify_mode is not ssl.CERT_REQUIRED:
+            text = "must be RequireAndVerifyClientCert where there are client_allowed_sans"
             faults.append(Fault(("client_auth_type",), text))
         if self.min_version > self.max_version:
             faults.append(Fault(("min_version",), "is above max_version"))
         if len(self.curve_preferences) > 1:
-            faults.append(Fault(("curve_preferences",), "name one curve, or leave it out"))
+            faults.append(
+                Fault(("curve_preferences",), "name one curve, or leave it out: Python's TLS takes no list of them")
+            )
         if faults:
             raise Misfit(faults)
         return self
@@ -114,8 +131,29 @@ def _hash(written: object) -> str:
     return written
 
 
+def _interval(written: object) -> float:
+    """Read the time between two requests; 0 is no limit."""
+    return 0.0 if written in (0, "0") and not isinstance(written, bool) else parse_duration(written)
+
+
+def _burst(written: object) -> int:
+    return read_whole(written, 1, MOST_BURST)
+
+
+class _RateLimit(Written):
+    interval: Annotated[float, PlainValidator(_interval)] = 0.0
+    burst: Annotated[int | None, PlainValidator(_burst)] = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> _RateLimit:
+        if self.interval and self.burst is None:
+            raise Misfit([Fault(("burst",), "is missing: how many requests may come at once, for example 20")])
+        return self
+
+
 class _Keys(Written):
     tls_server_config: _Tls | None = None
+    rate_limit: _RateLimit = _RateLimit()
     http_server_config: _Server = _Server()
     basic_auth_users: dict[StrictStr, Annotated[str, PlainValidator(_hash)]] = Field(default_factory=dict)
 
@@ -128,6 +166,7 @@ class WebConfig:
     allowed_names: frozenset[str] = frozenset()  # of client certificates; empty: any
     passwords: Passwords | None = field(default=None, repr=False)
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    allotment: Allotment | None = field(default=None, repr=False)  # None: any number of requests
     files: tuple[Path, ...] = ()  # that the settings were read from
 
 
@@ -144,11 +183,13 @@ def load_web_config(path: Path) -> WebConfig:
         except BwexporterError as error:
             raise ConfigError([document.problem(("tls_server_config",), str(error))]) from error
     written = keys.http_server_config.headers.model_dump(by_alias=True, exclude_none=True)
+    limit = keys.rate_limit
     return WebConfig(
         tls=context,
         allowed_names=frozenset(tls.client_allowed_sans) if tls else frozenset(),
         passwords=Passwords(keys.basic_auth_users) if keys.basic_auth_users else None,
         headers=tuple((name.lower().encode(), value.encode()) for name, value in written.items()),
+        allotment=Allotment(limit.interval, limit.burst) if limit.interval and limit.burst else None,
         files=tuple(files),
     )
 
