@@ -1,7 +1,8 @@
 """Use over time: sums of five minutes and of hours."""
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bwexporter.core.lanes import Traffic
-from bwexporter.state import State, open_state
-from bwexporter.state.use import Look, Opening, Sums, follow, no_sums, pack_sums, unpack_sums
+from bwexporter.state import State, open_state, use
+from bwexporter.state.pack import Damaged
+from bwexporter.state.use import (
+    Look,
+    Opening,
+    Sums,
+    follow,
+    no_sums,
+    of_lane,
+    pack_blocks,
+    pack_sums,
+    unpack_blocks,
+    unpack_sums,
+)
 from tests.state_cases import NOON, ledger
 
 DAY = 86400
@@ -32,6 +45,58 @@ def test_sums_come_back_from_their_bytes_without_the_lanes_that_sent_nothing(val
     assert dict(zip(found.lane_ids.tolist(), found.sent_bytes.tolist(), strict=True)) == {
         key: value for key, value in values.items() if value
     }
+
+
+@st.composite
+def many_sums(draw: st.DrawFn) -> Sums:
+    """Return sums of none to some thousands of lanes: keys with gaps, some that sent nothing, some below nothing."""
+    lanes, seed = draw(st.integers(0, 3000)), draw(st.integers(0, 1 << 32))
+    numbers = np.random.default_rng(seed)
+    sent = numbers.integers(-(1 << 50), 1 << 50, lanes) * (numbers.random(lanes) < draw(st.sampled_from([0.0, 0.3, 1])))
+    return Sums(np.cumsum(numbers.integers(1, 4, lanes)), sent)
+
+
+@settings(deadline=None, max_examples=30)
+@given(many_sums(), st.data())
+def test_one_lane_is_read_from_a_row_without_the_others(whole: Sums, data: st.DataObject) -> None:
+    packed, of_before = pack_blocks(whole), pack_sums(whole)
+    known = unpack_blocks(packed)
+    for lane_id in {*data.draw(st.lists(st.integers(0, 12_000), max_size=20)), *whole.lane_ids[:1].tolist()}:
+        assert whole.of(lane_id) == known.of(lane_id) == of_lane(BytesIO(packed), lane_id)
+        assert whole.of(lane_id) == of_lane(BytesIO(of_before), lane_id)
+    assert unpack_blocks(of_before).sent_bytes.tolist() == known.sent_bytes.tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(many_sums(), st.data())
+def test_a_row_that_rotted_is_said_to_be_damaged_and_nothing_worse(whole: Sums, data: st.DataObject) -> None:
+    packed = bytearray(pack_blocks(whole))
+    for at in data.draw(st.lists(st.integers(0, len(packed) - 1), min_size=1, max_size=3)):
+        packed[at] ^= data.draw(st.integers(1, 255))
+    rotten = bytes(packed[: data.draw(st.integers(0, len(packed)))])
+    with suppress(Damaged):
+        unpack_blocks(rotten)
+    for lane_id in (1, 700, 1 << 40):
+        with suppress(Damaged):
+            of_lane(BytesIO(rotten), lane_id)
+
+
+def test_rows_of_earlier_versions_are_read_beside_those_in_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    state = open_state(path, now_wall_seconds=NOON)
+    assert state.save([ledger({"a": 0, "b": 0}, wall=NOON)], [], NOON).saved
+    state.close()
+    with closing(sqlite3.connect(path)) as connection:
+        keys = [key for (key,) in connection.execute("SELECT id FROM lanes ORDER BY slice")]
+        for ago, pack in ((1, pack_blocks), (2, pack_sums), (3, lambda _: b"\x78rotten"), (4, lambda _: b"bwxu")):
+            row = pack(sums({keys[0]: ago * 100, keys[1]: 7}))
+            connection.execute("INSERT INTO use_sums VALUES ('eth0', 300, ?, ?)", (NOON - ago * 300, row))
+        connection.commit()
+        every = dict(use.read_all(connection, "eth0", 0, int(NOON)))
+    state = open_state(path, now_wall_seconds=NOON)
+    assert use_of(state, "a", 300, until=NOON) == [(NOON - 600, 200), (NOON - 300, 100)]
+    assert [every[int(NOON) - ago * 300].of(keys[0]) for ago in (1, 2, 3, 4)] == [100, 200, 0, 0]
+    state.close()
 
 
 @st.composite

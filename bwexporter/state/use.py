@@ -6,14 +6,24 @@ are packed and for how long they are kept. Does not know: accounts, names (a lan
 An interval's opening holds what each lane had sent in all when the interval began; the interval's sum is the difference
 at its end. The opening is stored when the interval begins and the accounts at every turn, so a killed process loses
 nothing. Growth between two looks is divided in proportion to time, in integer parts that sum to the whole.
+
+Sums that are kept stand in blocks of lanes, each packed by itself behind an index, so that whoever asks for one lane
+over weeks reads and inflates one block of each row: of 10 000 slices a fortieth. Layout, little-endian: magic (4),
+number of blocks (4), the first key of each block (8 each), where each ends, counted from the first (8 each), the
+blocks. (Files of before version 4 have rows that are one block without magic and index; they are read like that.)
 """
 
 from __future__ import annotations
 
 import sqlite3
+import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
@@ -27,6 +37,10 @@ KEPT_SECONDS = {STEP_SECONDS: 35 * _DAY_SECONDS, HOUR_SECONDS: 400 * _DAY_SECOND
 
 _MOST_INTERVALS = 288
 """Growth found after a longer gap, as of a clock that was years behind, belongs to the last day of it."""
+
+_BLOCK_LANES = 512
+_HEAD = struct.Struct("<4sI")
+_MAGIC = b"bwxu"
 
 _ROW_BYTES = 64
 """About what SQLite keeps beside the blob of a row: its key, the key in the index, lengths."""
@@ -153,6 +167,65 @@ def unpack_sums(packed: bytes) -> Sums:
     return Sums(np.cumsum(numbers[:lanes]), numbers[lanes:])
 
 
+def pack_blocks(sums: Sums) -> bytes:
+    """Pack sums that are kept: in blocks of lanes, with the way to each."""
+    some = sums.take(sums.sent_bytes != 0)
+    firsts = range(0, len(some), _BLOCK_LANES)
+    blocks = [pack_sums(some.take(np.arange(first, min(first + _BLOCK_LANES, len(some))))) for first in firsts]
+    index = np.concatenate([some.lane_ids[::_BLOCK_LANES], np.cumsum([len(block) for block in blocks], dtype=np.int64)])
+    return b"".join([_HEAD.pack(_MAGIC, len(blocks)), index.astype("<i8").tobytes(), *blocks])
+
+
+def unpack_blocks(packed: bytes) -> Sums:
+    """Return the sums that were packed in blocks, or as one; raise Damaged if they are not whole."""
+    if not packed.startswith(_MAGIC):
+        return unpack_sums(packed)
+    row = BytesIO(packed)
+    _, ends, blocks_at = _index(row)
+    edges = [blocks_at, *(blocks_at + ends).tolist()]
+    parts = [unpack_sums(packed[start:end]) for start, end in pairwise(edges)]
+    columns = [np.concatenate([getattr(part, name) for part in (no_sums(), *parts)]) for name in Sums.__slots__]
+    return Sums(*columns)
+
+
+class Row(Protocol):
+    """A packed row, of which as much is read as is asked for."""
+
+    def read(self, length: int = -1, /) -> bytes:
+        """Return so many of the next bytes, by default all."""
+
+    def seek(self, offset: int, /) -> object:
+        """Go to a place, counted from the first byte."""
+
+
+def _index(row: Row) -> tuple[I8, I8, int]:
+    """Return the first key of each block, where each ends, and where the first one begins."""
+    try:
+        _, blocks = _HEAD.unpack(row.read(_HEAD.size))
+        firsts, ends = np.frombuffer(row.read(16 * blocks), "<i8").reshape(2, blocks)
+    except (struct.error, ValueError) as error:
+        raise Damaged("a row of use has no index") from error
+    return firsts, ends, _HEAD.size + 16 * blocks
+
+
+def of_lane(row: Row, lane_id: int) -> int:
+    """Return the bytes of one lane from a packed row, of which no more is read than holds them. Raise Damaged."""
+    packed_whole = row.read(len(_MAGIC)) != _MAGIC
+    row.seek(0)
+    if packed_whole:
+        return unpack_sums(row.read()).of(lane_id)
+    firsts, ends, blocks_at = _index(row)
+    block = int(np.searchsorted(firsts, lane_id, side="right")) - 1
+    if block < 0:
+        return 0
+    start = int(ends[block - 1]) if block else 0
+    try:
+        row.seek(blocks_at + start)
+        return unpack_sums(row.read(int(ends[block]) - start)).of(lane_id)
+    except ValueError as error:
+        raise Damaged("a row of use has a wrong index") from error
+
+
 def record(connection: sqlite3.Connection, device: str, start: int, sums: Sums) -> None:
     """Store an interval that ended, and add it to its hour; one that a stepped clock brought twice is added up."""
     _add(connection, device, STEP_SECONDS, start, sums)
@@ -163,7 +236,7 @@ def _add(connection: sqlite3.Connection, device: str, step: int, start: int, sum
     key = (device, step, start)
     row = connection.execute("SELECT packed FROM use_sums WHERE (device, step, start) = (?, ?, ?)", key).fetchone()
     whole = sums if row is None else sums.plus(_readable(row[0]))
-    connection.execute("INSERT OR REPLACE INTO use_sums VALUES (?, ?, ?, ?)", (*key, pack_sums(whole)))
+    connection.execute("INSERT OR REPLACE INTO use_sums VALUES (?, ?, ?, ?)", (*key, pack_blocks(whole)))
 
 
 def read(
@@ -177,13 +250,14 @@ def read(
     """Return the bytes of one lane by start of each span of `step` seconds; spans that nobody watched are absent."""
     stored = HOUR_SECONDS if step % HOUR_SECONDS == 0 else STEP_SECONDS
     rows = connection.execute(
-        "SELECT start, packed FROM use_sums WHERE device = ? AND step = ? AND start >= ? AND start < ? ORDER BY start",
+        "SELECT start, rowid FROM use_sums WHERE device = ? AND step = ? AND start >= ? AND start < ? ORDER BY start",
         (device, stored, since, until),
     )
     sums: dict[int, int] = {}
-    for start, packed in rows:
+    for start, row in rows:
         span = start - start % step
-        sums[span] = sums.get(span, 0) + _readable(packed).of(lane_id)
+        with connection.blobopen("use_sums", "packed", row, readonly=True) as packed, suppress(Damaged):
+            sums[span] = sums.get(span, 0) + of_lane(packed, lane_id)
     return sums
 
 
@@ -202,7 +276,7 @@ def read_all(
 def _readable(packed: bytes) -> Sums:
     """Return the sums of a stored interval: one that rotted on the disk counts nothing and spoils no other."""
     try:
-        return unpack_sums(packed)
+        return unpack_blocks(packed)
     except Damaged:
         return no_sums()
 
