@@ -1,18 +1,14 @@
 """The routes: which path answers with what.
 
-Turns requests into answers made of what the daemon hands over. Knows: paths, parameters, headers, what browsers may do.
-Does not know: how the exposition, a page or a row is made; sockets; who has a password; when turns run.
-
-What costs more than a moment runs in two threads of its own, so that a scrape need not wait for a page.
+Turns requests into answers made of what the daemon hands over. Knows: paths, parameters, what browsers may do. Does not
+know: how the exposition, a page or a row is made, or goes out; sockets; who has a password; when turns run.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gzip
-import json
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,33 +18,22 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from bwexporter import telling
-from bwexporter.core.lanes import Lane
 from bwexporter.core.report import Report
-from bwexporter.web import api, browse, openapi, pages
-from bwexporter.web.history import COARSE_SECONDS, FINE_SECONDS, History, Store
+from bwexporter.web import api, browse, landing, openapi, pages
+from bwexporter.web.answers import Answer, Makers, Parts, html, json_answer, page, refusal
+from bwexporter.web.history import History, Store
 from bwexporter.web.negotiation import prefers_open_metrics, takes_gzip
+from bwexporter.web.slice_page import SHOWN_EVENTS, slice_page
+from bwexporter.web.spans import read_lane, read_span, read_spans
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-CHUNK_BYTES = 128 * 1024
 MOST_EVENTS = 1000
-MOST_SPANS = 2016  # a week of five minutes
 MOST_NAMES = 200
 
-_COMPRESSED_FROM_BYTES = 1024
 _TOO_EARLY = "no turn has ended yet; ask again in a moment"
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",  # an owner's key stands in the address
-    "Cache-Control": "no-store",
-}
 
 
 class Exposed(Protocol):
@@ -115,16 +100,6 @@ def build_app(
     return Starlette(routes=routes)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a thread made: its bytes, or a refusal in words."""
-
-    body: bytes
-    kind: str
-    status_code: int = 200
-    headers: Mapping[str, str] | None = None
-
-
 class _Site:
     """The endpoints."""
 
@@ -141,7 +116,7 @@ class _Site:
         self._last_report = last_report
         self._ready = ready
         self._history = history
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="pages")
+        self._makers = Makers()
         self._compressing = ThreadPoolExecutor(1, thread_name_prefix="gzip")
 
     async def metrics(self, request: Request) -> Response:
@@ -154,14 +129,14 @@ class _Site:
         }
         names = request.query_params.getlist("name[]")[:MOST_NAMES]
         if names:
-            return _Parts(rendered.parts(open_metrics=open_metrics, names=names), headers)
+            return Parts(rendered.parts(open_metrics=open_metrics, names=names), headers)
         if not takes_gzip(request.headers.getlist("accept-encoding")):
-            return _Parts(rendered.parts(open_metrics=open_metrics), headers)
+            return Parts(rendered.parts(open_metrics=open_metrics), headers)
         packed = rendered.gzip_at_hand(open_metrics=open_metrics)
         if packed is None:
             loop = asyncio.get_running_loop()
             packed = await loop.run_in_executor(self._compressing, lambda: rendered.gzip(open_metrics=open_metrics))
-        return _Parts([packed], headers | {"Content-Encoding": "gzip"})
+        return Parts([packed], headers | {"Content-Encoding": "gzip"})
 
     async def healthy(self, _: Request) -> Response:
         """Say that the server answers."""
@@ -192,31 +167,33 @@ class _Site:
 
     async def landing(self, request: Request) -> Response:
         """Draw the table of slices."""
-        query = pages.landing_query(request.query_params)
-        return await self._made(request, lambda: _html(pages.landing(self._last_report(), query, self._surroundings())))
+        query = landing.landing_query(request.query_params)
+        return await self._makers.made(
+            request, lambda: html(landing.landing(self._last_report(), query, self._surroundings()))
+        )
 
     async def slice_page(self, request: Request) -> Response:
         """Draw one slice."""
         name, key = request.path_params["name"], request.query_params.get("key", "")
         if key and not self._grants(name, key):
             text = "This link is not good, or not any more. Ask the operator of the node for a new one."
-            return _page(pages.trouble("Not a good link", text, root="..", back=False), 403)
+            return page(pages.trouble("Not a good link", text, root="..", back=False), 403)
 
         def draw() -> Answer:
             report = self._last_report()
             if report is None:
-                return _html(pages.trouble("One moment", f"{_TOO_EARLY.capitalize()}.", root="..", back=not key), 503)
-            page = pages.slice_page(report, name, self._history, self._surroundings(), key=key)
-            if page is None:
+                return html(pages.trouble("One moment", f"{_TOO_EARLY.capitalize()}.", root="..", back=not key), 503)
+            drawn = slice_page(report, name, self._history, self._surroundings(), key=key)
+            if drawn is None:
                 text = f"{report.node} has no slice of the name {name}."
-                return _html(pages.trouble("No such slice", text, root="..", back=not key), 404)
-            return _html(page)
+                return html(pages.trouble("No such slice", text, root="..", back=not key), 404)
+            return html(drawn)
 
-        return await self._made(request, draw)
+        return await self._makers.made(request, draw)
 
     async def described(self, request: Request) -> Response:
         """Describe the API."""
-        return await self._made(request, lambda: _json(openapi.document(self.options.telemetry_path)))
+        return await self._makers.made(request, lambda: json_answer(openapi.document(self.options.telemetry_path)))
 
     async def status(self, request: Request) -> Response:
         """Say how the node stands."""
@@ -231,7 +208,7 @@ class _Site:
         try:
             query = browse.read_query(request.query_params)
         except browse.BadQuery as bad:
-            return _refusal(str(bad), 400)
+            return refusal(str(bad), 400)
 
         def make(report: Report) -> dict[str, Any]:
             picked = browse.pick(report, query)
@@ -243,10 +220,10 @@ class _Site:
         """Tell one slice, with its last events and why its ceilings are what they are."""
         name, key = request.path_params["name"], request.query_params.get("key", "")
         if key and not self._grants(name, key):
-            return _refusal("this key is not good, or not any more", 403)
+            return refusal("this key is not good, or not any more", 403)
 
         def make(report: Report) -> dict[str, Any] | None:
-            events = self._history.events(0.0, report.at.wall_seconds + 1, name, limit=pages.SHOWN_EVENTS)
+            events = self._history.events(0.0, report.at.wall_seconds + 1, name, limit=SHOWN_EVENTS)
             return api.one_slice(report, name, show_owners=self.options.show_owners, events=events)
 
         return await self._told(request, make, vary=True)
@@ -255,40 +232,40 @@ class _Site:
         """List what happened, newest first."""
         parameters = request.query_params
         try:
-            since, until = _span(parameters)
+            since, until = read_span(parameters)
             limit = browse.number(parameters, "limit", 1, MOST_EVENTS) or 100
             offset = browse.number(parameters, "offset", 0, 100 * MOST_EVENTS) or 0
         except browse.BadQuery as bad:
-            return _refusal(str(bad), 400)
+            return refusal(str(bad), 400)
         slice_name = parameters.get("slice")
 
         def make() -> Answer:
             found = self._history.events(since, until, slice_name, limit=offset + limit + 1)
             rows = [telling.row(event) for event in found[offset : offset + limit]]
             link = _next_link(parameters, offset + limit) if len(found) > offset + limit else {}
-            return _json({"offset": offset, "events": rows}, headers=link)
+            return json_answer({"offset": offset, "events": rows}, headers=link)
 
-        return await self._made(request, make)
+        return await self._makers.made(request, make)
 
     async def use(self, request: Request) -> Response:
         """List what a lane sent in each span of time."""
         name, parameters = request.path_params["name"], request.query_params
         if parameters.get("key") and not self._grants(name, parameters["key"]):
-            return _refusal("this key is not good, or not any more", 403)
+            return refusal("this key is not good, or not any more", 403)
         report = self._last_report()
         if report is None:
-            return _refusal(_TOO_EARLY, 503)
+            return refusal(_TOO_EARLY, 503)
         try:
-            lane = _lane(report, name, parameters)
-            since, until, step = _spans(parameters, report.at.wall_seconds)
+            lane = read_lane(report, name, parameters)
+            since, until, step = read_spans(parameters, report.at.wall_seconds)
         except browse.BadQuery as bad:
-            return _refusal(str(bad), 400)
+            return refusal(str(bad), 400)
 
         def make() -> Answer:
             rows = api.use_rows(self._history.use(lane, since, until, step))
-            return _json({**api.named(lane), "step_seconds": step, "use": rows})
+            return json_answer({**api.named(lane), "step_seconds": step, "use": rows})
 
-        return await self._made(request, make)
+        return await self._makers.made(request, make)
 
     def _surroundings(self) -> pages.Surroundings:
         return pages.Surroundings(self._ready(), self.options.telemetry_path, self.options.show_owners)
@@ -310,7 +287,7 @@ class _Site:
         """
         report = self._last_report()
         if report is None:
-            return _refusal(_TOO_EARLY, 503)
+            return refusal(_TOO_EARLY, 503)
         tag = {} if vary else {"ETag": _tag(report)}
         if tag and tag["ETag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=tag)
@@ -318,95 +295,11 @@ class _Site:
         def answer() -> Answer:
             made = make(report)
             if made is None:
-                return _json({"error": f"{report.node} has no such slice"}, 404)
+                return json_answer({"error": f"{report.node} has no such slice"}, 404)
             link = _more(request.query_params, pages_of, made["total"]) if pages_of else {}
-            return _json(made, headers=tag | link)
+            return json_answer(made, headers=tag | link)
 
-        return await self._made(request, answer)
-
-    async def _made(self, request: Request, make: Callable[[], Answer]) -> Response:
-        """Let a thread make an answer, and compress it where the client takes that."""
-        packed = takes_gzip(request.headers.getlist("accept-encoding"))
-        known = request.headers.get("if-none-match", "")
-
-        def finished() -> Response:
-            answer = make()
-            headers = {"Vary": "Accept-Encoding", **(answer.headers or {})}
-            if answer.status_code == 200:
-                headers.setdefault("ETag", f'W/"{zlib.crc32(answer.body):08x}-{len(answer.body):x}"')
-                if known and headers["ETag"] in known:
-                    return Response(status_code=304, headers=headers)
-            body = answer.body
-            if packed and len(body) > _COMPRESSED_FROM_BYTES:
-                body = gzip.compress(body, compresslevel=1, mtime=0)
-                headers["Content-Encoding"] = "gzip"
-            return Response(body, answer.status_code, headers, answer.kind)
-
-        return await asyncio.get_running_loop().run_in_executor(self._threads, finished)
-
-
-class _Parts(Response):
-    """Answers in pieces, so that a client that reads slowly holds one piece in memory, not a copy of all."""
-
-    def __init__(self, parts: Sequence[bytes], headers: Mapping[str, str]) -> None:
-        self._parts = parts
-        super().__init__(b"", headers={**headers, "Content-Length": str(sum(map(len, parts)))})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's shape
-        """Send the head and the pieces."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        waiting = b""
-        for piece in _pieces(self._parts) if scope["method"] != "HEAD" else ():
-            if waiting:
-                await send({"type": "http.response.body", "body": waiting, "more_body": True})
-            waiting = piece
-        await send({"type": "http.response.body", "body": waiting, "more_body": False})
-
-
-def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield pieces of about one size: large parts are cut, small ones put together."""
-    waiting: list[bytes] = []
-    size = 0
-    for part in parts:
-        if size + len(part) > CHUNK_BYTES and waiting:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-        if len(part) > CHUNK_BYTES:
-            yield from (part[start : start + CHUNK_BYTES] for start in range(0, len(part), CHUNK_BYTES))
-        else:
-            waiting.append(part)
-            size += len(part)
-    if waiting:
-        yield b"".join(waiting)
-
-
-def _html(text: str, status_code: int = 200) -> Answer:
-    return Answer(text.encode("utf-8", "replace"), "text/html; charset=utf-8", status_code, _PAGE_HEADERS)
-
-
-def _page(text: str, status_code: int) -> Response:
-    answer = _html(text, status_code)
-    return Response(answer.body, answer.status_code, answer.headers, answer.kind)
-
-
-def _json(value: object, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    more = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache", **(headers or {})}
-    return Answer(_text(value).encode(), "application/json", status_code, more)
-
-
-def _text(value: object) -> str:
-    """Write JSON; long lists in batches, between which other threads have their turn."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(name)}:{_text(one)}" for name, one in value.items()) + "}"
-    if isinstance(value, list) and len(value) > api.BATCH_ROWS:
-        batches = (value[first : first + api.BATCH_ROWS] for first in range(0, len(value), api.BATCH_ROWS))
-        return "[" + ",".join(_text(batch)[1:-1] for batch in batches) + "]"
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
-
-
-def _refusal(text: str, status_code: int) -> Response:
-    answer = _json({"error": text}, status_code)
-    return Response(answer.body, status_code, answer.headers, answer.kind)
+        return await self._makers.made(request, answer)
 
 
 def _tag(report: Report) -> str:
@@ -423,45 +316,3 @@ def _more(parameters: Mapping[str, str], query: browse.Query, total: int) -> dic
 
 def _next_link(parameters: Mapping[str, str], offset: int) -> dict[str, str]:
     return {"Link": f'<?{urlencode({**parameters, "offset": offset})}>; rel="next"'}
-
-
-def _span(parameters: Mapping[str, str]) -> tuple[float, float]:
-    return _instant(parameters, "since", 0.0), _instant(parameters, "until", 1e11)
-
-
-def _instant(parameters: Mapping[str, str], name: str, default: float) -> float:
-    written = parameters.get(name, "")
-    if not written:
-        return default
-    try:
-        instant = float(written)
-    except ValueError:
-        instant = -1.0
-    if not 0 <= instant <= 1e11:
-        raise browse.BadQuery(f"{name} is an instant in Unix seconds, as 1763596800")
-    return instant
-
-
-def _spans(parameters: Mapping[str, str], now: float) -> tuple[float, float, int]:
-    step = browse.number(parameters, "step", 1, 31 * 86_400) or FINE_SECONDS
-    if step % FINE_SECONDS:
-        raise browse.BadQuery(f"step is a multiple of {FINE_SECONDS} seconds")
-    until = _instant(parameters, "until", now + 1)
-    since = _instant(parameters, "since", until - 86_400)
-    stored = COARSE_SECONDS if step % COARSE_SECONDS == 0 else FINE_SECONDS
-    if until - since > MOST_SPANS * stored:
-        days = MOST_SPANS * stored // 86_400
-        raise browse.BadQuery(f"since and until are at most {days} days apart with a step of {step} seconds")
-    return since, until, step
-
-
-def _lane(report: Report, name: str, parameters: Mapping[str, str]) -> Lane:
-    """Return the lane that is asked for: without a device or traffic the first of the slice."""
-    lanes = [lane for device in report.devices for lane in device.tariffs.lanes if lane.slice_name == name]
-    for lane in lanes:
-        same_device = parameters.get("device", lane.device) == lane.device
-        if same_device and lane.traffic.value == parameters.get("traffic", lane.traffic.value):
-            return lane
-    if lanes:
-        raise browse.BadQuery(f"the slice has no such lane; device and traffic are those of /api/v1/slices/{name}")
-    raise browse.BadQuery(f"{report.node} has no such slice")
