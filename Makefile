@@ -16,6 +16,7 @@ help:
 	@echo "make bench   speed, as ratios side by side in one run"
 	@echo "make soak    half an hour of faults on the real kernel, every byte accounted for"
 	@echo "make dashboards  writes the dashboards' JSON anew, with the thresholds of the alert rules"
+	@echo "make reference   writes the README's table of metrics and docs/configuration.md anew"
 	@echo "make deb     the Debian package, in dist/"
 	@echo "make pythons the tests that need no kernel, on each further Python that is here"
 	@echo "make install-check   each way to install it, on fresh systems that boot (root, some 20 minutes)"

@@ -14,7 +14,8 @@ from typing import Any
 import promql_parser
 from promql_parser import LabelModifierType, VectorMatchCardinality
 
-from bwexporter.metrics.catalogue import Kind, every_family
+from bwexporter.metrics.catalogue import every_family
+from bwexporter.metrics.families import Kind
 from bwexporter.metrics.instruments import process_registry
 
 TARGET = frozenset({"job", "instance"})

@@ -1,7 +1,8 @@
-"""The reference of both files that people write, made from their JSON Schemas: `make reference`.
+"""The reference of what people write and read, made from the program's own data: `make reference`.
 
-Turns schemas into docs/configuration.md: every key, what it takes, and whether it must be there. Knows: JSON Schema as
-far as ours use it. Does not know: what a key is for, which the commented examples say.
+Turns the JSON Schemas of both files into docs/configuration.md (every key, what it takes, whether it must be there),
+and the catalogue of metrics into the README's table. Knows: JSON Schema as far as ours use it, where in the README the
+table stands. Does not know: what a key is for, which the commented examples say; what a metric says.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from bwexporter.metrics import metrics_table
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
@@ -21,7 +24,17 @@ The complete examples say in comments what each key is for, and what holds where
 [deploy/bwexporter.yml](../deploy/bwexporter.yml) and [deploy/slices.yml](../deploy/slices.yml).
 """
 
+README = ROOT / "README.md"
+BEGINS, ENDS = "<!-- The catalogue of metrics, by `make reference`: -->\n", "<!-- The end of the catalogue. -->\n"
+
 Schema = Mapping[str, Any]
+
+
+def readme() -> str:
+    """Return the whole README, with the table of metrics between its marks."""
+    before, rest = README.read_text().split(BEGINS)
+    _, after = rest.split(ENDS)
+    return f"{before}{BEGINS}\n{metrics_table()}\n{ENDS}{after}"
 
 
 def page() -> str:
@@ -86,3 +99,4 @@ _KINDS = {
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    README.write_text(readme())

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import bwexporter
-from bwexporter.metrics import catalogue
+from bwexporter.metrics import every_family
+from bwexporter.metrics.families import Family, Kind
 
 PACKAGE = Path(bwexporter.__file__).parent
 ROOT = PACKAGE.parent
@@ -79,14 +80,9 @@ config_last_reload_success_timestamp_seconds state_last_save_timestamp_seconds s
 apmon_datagrams_total apmon_dropped_datagrams_total apmon_last_success_timestamp_seconds"""
 
 
-def catalogued() -> dict[str, catalogue.Family]:
+def catalogued() -> dict[str, Family]:
     """Return every family of the catalogue by its name."""
-    found = {}
-    for value in vars(catalogue).values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, catalogue.Family):
-                found[one.name] = one
-    return found
+    return {family.name: family for family in every_family()}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -173,7 +169,7 @@ def test_every_metric_that_dashboards_rely_on_is_in_the_catalogue(name: str) -> 
     """The lane, device, turn and change families, by their exact names."""
     family = catalogued()[name]
 
-    assert name.endswith("_total") == (family.kind is catalogue.Kind.COUNTER)
+    assert name.endswith("_total") == (family.kind is Kind.COUNTER)
     assert name.removeprefix("bwexporter_") not in LANE.split() or family.labels == ("device", "slice", "traffic")
 
 

@@ -15,16 +15,10 @@ from typing import TypeVar
 from prometheus_client import Metric
 from prometheus_client.registry import Collector as RegistryCollector
 
-from bwexporter.metrics.catalogue import (
-    LANE_FAMILIES,
-    STANDING_FAMILIES,
-    Family,
-    Kind,
-    LaneFamily,
-    Sample,
-    Standing,
-)
 from bwexporter.metrics.exposition import Exposition
+from bwexporter.metrics.families import Family, Kind, LaneFamily, Sample, Standing
+from bwexporter.metrics.of_lanes import LANE_FAMILIES
+from bwexporter.metrics.of_node import STANDING_FAMILIES
 
 AnyFamily = TypeVar("AnyFamily", bound=Family)
 

@@ -16,8 +16,10 @@ from prometheus_client.registry import Collector
 
 from bwexporter.core.report import Report
 from bwexporter.errors import BwexporterError
-from bwexporter.metrics.catalogue import Standing, StandingFamily, every_family, info_family
+from bwexporter.metrics.catalogue import every_family
+from bwexporter.metrics.families import Standing, StandingFamily
 from bwexporter.metrics.instruments import Instruments, process_registry
+from bwexporter.metrics.of_node import info_family
 from bwexporter.metrics.render import Renderer
 from bwexporter.metrics.rendered import Demand, Piece, Rendered, heads
 

@@ -15,8 +15,8 @@ from prometheus_client.registry import Collector
 
 from bwexporter.core.lanes import Act
 from bwexporter.core.report import DeviceReport, Report
-from bwexporter.metrics import catalogue
-from bwexporter.metrics.catalogue import Family
+from bwexporter.metrics import of_program
+from bwexporter.metrics.families import Family
 
 BUCKETS_SECONDS = (0.0005, 0.002, 0.005, 0.02, 0.05, 0.2, 0.5, 2.0, 5.0, 10.0)
 USUAL_REFUSALS = (errno.EPERM, errno.ENOENT, errno.EEXIST, errno.EINVAL, errno.ENOBUFS)
@@ -28,20 +28,20 @@ class Instruments(Collector):
 
     def __init__(self, devices: Sequence[str] = ()) -> None:
         self._registry = CollectorRegistry()
-        self._turn_seconds = self._histogram(catalogue.TURN_DURATION)
-        self._stage_seconds = self._histogram(catalogue.STAGE_DURATION)
-        self._turns = self._counter(catalogue.TURNS)
-        self._turn_failures = self._counter(catalogue.TURN_FAILURES)
-        self._misfires = self._counter(catalogue.TURN_MISFIRES)
-        self._clock_steps = self._counter(catalogue.CLOCK_STEPS)
-        self._changes = self._counter(catalogue.CHANGES)
-        self._change_failures = self._counter(catalogue.CHANGE_FAILURES)
-        self._drift_repairs = self._counter(catalogue.DRIFT_REPAIRS)
-        self._orphans_removed = self._counter(catalogue.ORPHANS_REMOVED)
-        self._implausible = self._counter(catalogue.IMPLAUSIBLE_READINGS)
-        self._state_failures = self._counter(catalogue.STATE_FAILURES)
-        self._control_refusals = self._counter(catalogue.CONTROL_REFUSALS)
-        for stage in catalogue.STAGES:
+        self._turn_seconds = self._histogram(of_program.TURN_DURATION)
+        self._stage_seconds = self._histogram(of_program.STAGE_DURATION)
+        self._turns = self._counter(of_program.TURNS)
+        self._turn_failures = self._counter(of_program.TURN_FAILURES)
+        self._misfires = self._counter(of_program.TURN_MISFIRES)
+        self._clock_steps = self._counter(of_program.CLOCK_STEPS)
+        self._changes = self._counter(of_program.CHANGES)
+        self._change_failures = self._counter(of_program.CHANGE_FAILURES)
+        self._drift_repairs = self._counter(of_program.DRIFT_REPAIRS)
+        self._orphans_removed = self._counter(of_program.ORPHANS_REMOVED)
+        self._implausible = self._counter(of_program.IMPLAUSIBLE_READINGS)
+        self._state_failures = self._counter(of_program.STATE_FAILURES)
+        self._control_refusals = self._counter(of_program.CONTROL_REFUSALS)
+        for stage in of_program.STAGES:
             self._stage_seconds.labels(stage)
             self._turn_failures.labels(stage)
         for device in devices:

@@ -17,16 +17,9 @@ import numpy as np
 
 from bwexporter.core.lanes import Lane
 from bwexporter.core.report import Report
-from bwexporter.metrics.catalogue import (
-    LANE_FAMILIES,
-    STANDING_FAMILIES,
-    Column,
-    Family,
-    LaneFamily,
-    Sample,
-    Standing,
-    StandingFamily,
-)
+from bwexporter.metrics.families import Column, Family, LaneFamily, Sample, Standing, StandingFamily
+from bwexporter.metrics.of_lanes import LANE_FAMILIES
+from bwexporter.metrics.of_node import STANDING_FAMILIES
 from bwexporter.metrics.rendered import Piece, heads
 
 

@@ -20,7 +20,7 @@ FINE_SECONDS, COARSE_SECONDS, DAY_SECONDS = 300, 3600, 86_400
 DAYS = 14
 KEPT_SECONDS = 20.0
 KEPT_TIMES_ITS_COST = 50.0
-"""A page that is looked at costs at most this part of a core, however dear its past is: a second at 10 000 slices."""
+"""A page that is looked at costs at most this part of a core, however dear its past is (0.1 s at 10 000 slices)."""
 
 MOST_KEPT = 200
 

@@ -16,7 +16,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge, generate_latest, start_http_server
 from pyroute2 import IPRoute
 
-from bwexporter.metrics.catalogue import LANE_FAMILIES
+from bwexporter.metrics.of_lanes import LANE_FAMILIES
 from tests.benchmarks.worker import Stopwatch, Taken, serve
 
 PORT = 10100

@@ -37,7 +37,7 @@ from bwexporter.kernel.htb import Device
 from bwexporter.kernel.sockets import Listener, Requests
 from bwexporter.kernel.tree import FIRST_LANE_MINOR
 from bwexporter.metrics import Exposition, Rendered
-from bwexporter.metrics.catalogue import LANE_FAMILIES
+from bwexporter.metrics.of_lanes import LANE_FAMILIES
 from bwexporter.roster import Roster
 from bwexporter.state import open_state
 from bwexporter.turn import Turns
