@@ -40,6 +40,7 @@ GRACE_SECONDS = 1.0
 REQUEST_HEADER_BYTES = 16 * 1024
 
 _PIECE_BYTES = 4096
+_TLS_BUFFER_BYTES = 16 * 1024
 
 
 class Server:
@@ -267,6 +268,10 @@ def _address(written: str) -> str:
 
 class _Tls(SSLProtocol):
     """TLS around HTTP; the event loop has no public way to make this for a connection that it accepts."""
+
+    max_size = (
+        _TLS_BUFFER_BYTES  # asyncio's own 256 KiB are for who is sent much; here they were 64 MB for a full house
+    )
 
     def __init__(self, seat: Seat, crowd: Crowd, http: _Http, context: ssl.SSLContext, patience: Patience) -> None:
         super().__init__(

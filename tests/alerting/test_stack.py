@@ -1,4 +1,4 @@
-"""`make stack` and the compose file: one command each for all that watches a node.
+"""`make stack`: one command for all that watches a node.
 
 The stack is also where every dashboard and every rule is asked of a real Prometheus that scrapes the demo.
 """
@@ -17,16 +17,12 @@ from typing import Any
 import httpx
 import promql_parser
 import pytest
-import yaml
 
 from tests import promql
-from tests.alerting.servers import DEPLOY
 from tests.kernel.daemon_rig import wait_for
 from tests.test_dashboards import BOARDS, expressions, panels
 from tests.test_rules import RULES
 
-COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 ASKED = {"$__rate_interval": "8s", "$__range": "20s", "$job": ".+", "$instance": ".+", "$slice": ".+"}
 ONLY_AT_TIMES = {
     "bwexporter_apmon_dropped_datagrams_total",
@@ -153,48 +149,3 @@ class TestStack:
         assert stack.process.wait(timeout=40) == 0
         assert [] == list(stack.scratch.iterdir())
         wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in family), what="the end of its processes")
-
-
-@pytest.mark.parametrize("service", sorted(SERVICES))
-def test_a_service_mounts_what_is_there_and_listens_on_loopback(service: str) -> None:
-    """Every file that is mounted is shipped, read-only; every volume is declared."""
-    for mount in SERVICES[service]["volumes"]:
-        source, _, target = mount.partition(":")
-        if source.startswith("."):
-            assert (DEPLOY / source).exists(), source
-            assert target.endswith(":ro")
-        else:
-            assert source in COMPOSE["volumes"]
-    assert SERVICES[service]["network_mode"] == "host"
-    for flag in SERVICES[service].get("command", ()):
-        assert "web.listen-address" not in flag or "=127.0.0.1:" in flag
-
-
-def test_the_exporter_has_one_capability_and_no_more() -> None:
-    """The image is the project's own."""
-    exporter = SERVICES["bwexporter"]
-
-    assert (["ALL"], ["NET_ADMIN"]) == (exporter["cap_drop"], exporter["cap_add"])
-    assert (DEPLOY / exporter["build"]["context"] / exporter["build"]["dockerfile"]).exists()
-
-
-def test_everybody_finds_everybody() -> None:
-    """Addresses and paths in the files are those of the services."""
-    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    provisioning = DEPLOY / "grafana" / "provisioning"
-    source = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"][0]
-    provider = yaml.safe_load((provisioning / "dashboards" / "bwexporter.yml").read_text())["providers"][0]
-    listens = {name: _flag(name, "web.listen-address") for name in ("prometheus", "alertmanager")}
-    exporter = yaml.safe_load((DEPLOY / "bwexporter.yml").read_text())["web"]["listen"]
-
-    assert source["url"] == f"http://{listens['prometheus']}"
-    targets = prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
-    assert targets == [listens["alertmanager"]]
-    assert prometheus["scrape_configs"][0]["static_configs"][0]["targets"] == exporter
-    assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
-    assert any(mount.split(":")[1] == provider["options"]["path"] for mount in SERVICES["grafana"]["volumes"])
-
-
-def _flag(service: str, name: str) -> str:
-    (flag,) = [flag for flag in SERVICES[service]["command"] if flag.startswith(f"--{name}=")]
-    return str(flag.partition("=")[2])

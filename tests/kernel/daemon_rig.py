@@ -10,10 +10,12 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import struct
 import subprocess
 import sys
@@ -228,17 +230,23 @@ class Program:
     """The daemon of one room: its files, its process, and what it publishes."""
 
     def __init__(
-        self, room: Room, folder: Path, config: Mapping[str, Any], slices: Sequence[Mapping[str, Any]]
+        self,
+        room: Room,
+        folder: Path,
+        config: Mapping[str, Any],
+        slices: Sequence[Mapping[str, Any]],
+        *,
+        tls: ssl.SSLContext | None = None,  # what its clients need, where it speaks TLS
     ) -> None:
         self.room, self.folder = room, folder
-        self.url = ""
+        self.url, self._scheme = "", "http" if tls is None else "https"
         self.port = 0  # any, until it was started; then the one that it had
         self._process: subprocess.Popen[bytes] | None = None
         self.config_file, self.slices_file = folder / "bwexporter.yml", folder / "slices.yml"
         self.log_file, self.state_file = folder / "daemon.log", folder / "state.db"
         self.write_config(config)
         self.write_slices(slices)
-        self._client = httpx.Client(timeout=5, trust_env=False)
+        self._client = httpx.Client(timeout=5, trust_env=False, verify=tls or False)
 
     def __enter__(self) -> Self:
         """Return the program."""
@@ -266,7 +274,7 @@ class Program:
         # The socket is opened out here, where the test is, and serves the program in there.
         with socket.create_server(("127.0.0.1", self.port)) as listening, self.log_file.open("ab") as log_file:
             self.port = listening.getsockname()[1]
-            self.url = "http://127.0.0.1:{1}".format(*listening.getsockname())
+            self.url = f"{self._scheme}://127.0.0.1:{self.port}"
             self._process = subprocess.Popen(
                 [*self.command("run", *through, *_ENDS_WITH_US), *flags, "--listen-fd", str(listening.fileno())],
                 pass_fds=[listening.fileno()],
@@ -305,6 +313,11 @@ class Program:
         with suppress(httpx.TransportError):
             return self._client.get(f"{self.url}/-/ready").status_code == 200
         return False
+
+    def may_open(self, most_files: int) -> None:
+        """Bound its open files, as the system does for a service."""
+        assert self._process
+        resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (most_files, most_files))
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
