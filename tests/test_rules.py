@@ -30,6 +30,12 @@ ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDINGS = {rule["record"]: rule for rule in RULES if "record" in rule}
 CASES: list[dict[str, Any]] = yaml.safe_load((FOLDER / "bwexporter.rules.test.yml").read_text())["tests"]
 LONGEST_SCRAPE_INTERVAL = timedelta(minutes=1)
+OF_BOTH = {
+    *("abs", "absent", "absent_over_time", "avg_over_time", "ceil", "changes", "clamp_max", "clamp_min"),
+    *("count_over_time", "delta", "deriv", "floor", "increase", "irate", "last_over_time", "max_over_time"),
+    *("min_over_time", "rate", "resets", "round", "sum_over_time", "time", "timestamp"),
+}
+"""Functions that are neither renamed in 3 (holt_winters) nor newer than 2.42 nor experimental."""
 
 
 def tree(rule: Mapping[str, Any]) -> Any:
@@ -108,6 +114,16 @@ def test_counters_are_read_as_rates_over_a_wide_enough_range(rule: Mapping[str, 
         rated = bool(promql.COUNTER_FUNCTIONS & set(one.functions))
         assert rated == one.metric.endswith("_total"), one
         assert one.range is None or one.range >= 4 * LONGEST_SCRAPE_INTERVAL
+
+
+@each_rule
+def test_a_rule_means_the_same_to_prometheus_2_and_3(rule: Mapping[str, Any]) -> None:
+    """Functions that both have under one name, keys of 2.42, no subquery whose steps 3 aligns in another way."""
+    for node in promql.every(tree(rule)):
+        name = getattr(getattr(node, "func", None), "name", None)
+        assert name is None or name in OF_BOTH
+        assert not isinstance(node, promql_parser.SubqueryExpr)
+    assert set(rule) <= {"alert", "record", "expr", "for", "keep_firing_for", "labels", "annotations"}
 
 
 @each_rule

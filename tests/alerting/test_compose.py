@@ -18,6 +18,16 @@ from tests.kernel.daemon_rig import Room, skip_where_no_room_can_be_made, wait_f
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PROVIDER_KEYS = {
+    *("name", "type", "orgId", "folder", "folderUid", "editable", "options", "disableDeletion"),
+    *("updateIntervalSeconds", "allowUiUpdates"),
+}
+DATASOURCE_KEYS = {
+    *("orgId", "orgName", "version", "name", "type", "access", "url", "user", "database", "basicAuth", "basicAuthUser"),
+    *("withCredentials", "isDefault", "correlations", "jsonData", "secureJsonData", "editable", "uid"),
+}
+"""What Grafana reads of its provisioning files (pkg/services/provisioning, types.go); it says nothing of other keys."""
+
 UNDERSTOOD = {
     *("build", "image", "command", "network_mode", "cap_drop", "cap_add", "read_only", "volumes", "tmpfs", "restart"),
     "environment",
@@ -143,6 +153,19 @@ def test_everybody_finds_everybody() -> None:
     assert prometheus["scrape_configs"][0]["static_configs"][0]["targets"] == exporter
     assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
     assert any(mount.split(":")[1] == provider["options"]["path"] for mount in SERVICES["grafana"]["volumes"])
+
+
+def test_grafana_is_given_keys_that_it_reads() -> None:
+    """A misspelt one would be passed over in silence."""
+    folder = DEPLOY / "grafana" / "provisioning"
+    providers = yaml.safe_load((folder / "dashboards" / "bwexporter.yml").read_text())
+    sources = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())
+
+    assert {"apiVersion", "providers"} == set(providers)
+    assert {"apiVersion", "datasources"} == set(sources)
+    assert all(set(one) <= PROVIDER_KEYS and one["options"].keys() == {"path"} for one in providers["providers"])
+    assert all(set(one) <= DATASOURCE_KEYS for one in sources["datasources"])
+    assert {one["type"] for one in sources["datasources"]} == {"prometheus"}
 
 
 def _flag(service: str, name: str) -> str:
