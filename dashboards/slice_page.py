@@ -129,10 +129,10 @@ def _history() -> list[Json]:
         ),
         grafana.timeseries(
             "Sent, and the ceiling",
-            "What is sent, and the ceiling that the kernel has for it.",
+            "What is sent, and the ceiling that the kernel has for it, of traffic that has an allowance.",
             [
                 Query(bits_sent("traffic, instance", LANE), "{{traffic}} {{instance}}"),
-                Query(f"min by (traffic) ({_CEILING})", "ceiling {{traffic}}"),
+                Query(f"min by (traffic) ({_CEILING} and {_ALLOWANCE} < +Inf)", "ceiling {{traffic}}"),
             ],
             "bps",
             lines={"ceiling normal": CAPPED, "ceiling exempt": PLAIN},

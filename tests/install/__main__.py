@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.install import compose
 from tests.install.image import Image
-from tests.install.tree import Booted, Failed, Tree, run_here, say, wait_for
+from tests.install.tree import Booted, Failed, Tree, is_one, run_here, say, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 SUITES = ("bookworm", "trixie")
@@ -168,11 +169,12 @@ def try_way(suite: str, way: str, folder: Path) -> None:
 
 
 def try_image(suite: str, folder: Path) -> None:
-    """Build the container image, and see it work."""
+    """Build the container image, and see it work: alone, and with all of compose beside it."""
     image = Image(suite, folder)
     try:
         say(f"{suite}: the image has {image.megabytes} MB")
         image.see_it_work(folder, CONFIG, SLICES % "10mbit")
+        compose.see_it_work(folder)
     finally:
         image.close()
 
@@ -288,12 +290,6 @@ def assert_tells(what: str, booted: Booted, line: str) -> None:
     lines = asked(booted).splitlines()
     if line not in lines:
         raise Failed(f"{what}: the metrics lack {line!r}")
-
-
-def is_one(what: str, text: str, part: str) -> None:
-    """See a part in a text."""
-    if part not in text:
-        raise Failed(f"{what}: {part!r} is not in {text[-2000:]!r}")
 
 
 if __name__ == "__main__":

@@ -70,14 +70,14 @@ class Image:
             raise Failed(f"{error}: {(folder / 'log').read_text()[-2000:]}") from error
         finally:
             # A program file with a capability forgets that it should end with its parent (prctl(2), PR_SET_PDEATHSIG).
-            for child in _children(process):
+            for child in children_of(process):
                 os.kill(child, signal.SIGKILL)
             process.wait()
 
     def _is_healthy(self, process: subprocess.Popen[bytes]) -> bool:
         if process.poll() is not None:
             raise Failed("the container ended")
-        children = _children(process)
+        children = children_of(process)
         if not children:
             return False
         inside = ["nsenter", "-t", str(children[0]), "--net", "--mount", "--pid", "--root", "--wd"]
@@ -91,5 +91,6 @@ class Image:
         return asked.returncode == 0 and '"ann"' in asked.stdout and "1:1001" in classes.stdout
 
 
-def _children(process: subprocess.Popen[bytes]) -> list[int]:
+def children_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Return the processes that one has started."""
     return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]

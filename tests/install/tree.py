@@ -191,3 +191,9 @@ def run_here(command: Sequence[str]) -> str:
     if done.returncode:
         raise Failed(f"{' '.join(command)}: {done.stdout[-3000:]}{done.stderr[-3000:]}")
     return done.stdout
+
+
+def is_one(what: str, text: str, part: str) -> None:
+    """See a part in a text."""
+    if part not in text:
+        raise Failed(f"{what}: {part!r} is not in {text[-2000:]!r}")
