@@ -118,7 +118,8 @@ def _build_watchers(folder: Path, engine: Sequence[str]) -> None:
 def _look_at(process: subprocess.Popen[bytes]) -> None:
     """See each service ready, the device shaped, and Prometheus with its rules, its target and its Alertmanager."""
     for url in (EXPORTER, PROMETHEUS, ALERTMANAGER):
-        wait_for(lambda url=url: _ask(process, f"{url}/-/ready"), f"{url} to be ready", seconds=60)
+        ready = f"{url}/-/ready"
+        wait_for(lambda at=ready: _ask(process, at), ready, seconds=400)  # for each container its image is copied
     is_one("metrics", _ask(process, f"{EXPORTER}/metrics"), "bwexporter_up 1")
     is_one("class of the slice with id 17", _inside(process, "tc", "class", "show", "dev", "eth0"), "1:1011")
     is_one("rules", _ask(process, f"{PROMETHEUS}/api/v1/rules"), "BwexporterSliceCapped")
