@@ -123,8 +123,8 @@ def _look_at(process: subprocess.Popen[bytes]) -> None:
     is_one("metrics", _ask(process, f"{EXPORTER}/metrics"), "bwexporter_up 1")
     is_one("class of the slice with id 17", _inside(process, "tc", "class", "show", "dev", "eth0"), "1:1011")
     is_one("rules", _ask(process, f"{PROMETHEUS}/api/v1/rules"), "BwexporterSliceCapped")
-    is_one("targets", _ask(process, f"{PROMETHEUS}/api/v1/targets"), f"{EXPORTER}/metrics")
-    found = f"{ALERTMANAGER}/api/v2/alerts"
+    target, found = f'"{EXPORTER}/metrics"', f"{ALERTMANAGER}/api/v2/alerts"
+    wait_for(lambda: target in _ask(process, f"{PROMETHEUS}/api/v1/targets"), "a target")
     wait_for(lambda: found in _ask(process, f"{PROMETHEUS}/api/v1/alertmanagers"), "an Alertmanager")
     is_one("routes", _ask(process, f"{ALERTMANAGER}/api/v2/status"), "owner-alias")
     wait_for(lambda: '"health":"up"' in _ask(process, f"{PROMETHEUS}/api/v1/targets"), "a scrape")
