@@ -42,7 +42,7 @@ MOST_GROWTH_BYTES = 120_000_000
 INTERVAL_SECONDS = 0.5  # of turns; the bounds below are for a machine that has much else to do at the time
 LONG_SECONDS = 0.5  # for a turn; a bound of their histogram
 LATE_SECONDS = 4.0  # for the last turn that ended
-SCRAPES = 4
+SCRAPES = 3
 PAST_THRESHOLD = 120  # packets; then some 231 kB a second for a day, so that what is queued still passes
 CONFIG: Mapping[str, Any] = {
     "node": "room",
