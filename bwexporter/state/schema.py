@@ -70,17 +70,8 @@ def _sights_of_version_3(connection: sqlite3.Connection) -> None:
     )
 
 
-def _blocks_of_version_4(_: sqlite3.Connection) -> None:
-    """Change no table: sums of use are written in blocks from here on, which older programs would take for damage."""
-
-
 FIRST_VERSION_WITH_ORDERS, FIRST_VERSION_WITH_SIGHTS = 2, 3
-MIGRATIONS: Sequence[Migration] = (
-    _tables_of_version_1,
-    _orders_of_version_2,
-    _sights_of_version_3,
-    _blocks_of_version_4,
-)
+MIGRATIONS: Sequence[Migration] = (_tables_of_version_1, _orders_of_version_2, _sights_of_version_3)
 """Migration n leads from version n to n + 1; they are only ever added to."""
 
 

@@ -10,7 +10,7 @@ nothing. Growth between two looks is divided in proportion to time, in integer p
 Sums that are kept stand in blocks of lanes, each packed by itself behind an index, so that whoever asks for one lane
 over weeks reads and inflates one block of each row: of 10 000 slices a fortieth. Layout, little-endian: magic (4),
 number of blocks (4), the first key of each block (8 each), where each ends, counted from the first (8 each), the
-blocks. (Files of before version 4 have rows that are one block without magic and index; they are read like that.)
+blocks. (Rows of earlier programs are one block without magic and index, and are read like that.)
 """
 
 from __future__ import annotations
