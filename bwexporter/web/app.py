@@ -201,7 +201,7 @@ class _Site:
 
     async def targets(self, request: Request) -> Response:
         """List whom Prometheus is to scrape, as http_sd_configs takes it."""
-        return await self._made(request, lambda: _json(self.options.targets()))
+        return await self._makers.made(request, lambda: json_answer(self.options.targets()))
 
     async def slices(self, request: Request) -> Response:
         """List lanes, all or those that a query picks."""
