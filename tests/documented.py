@@ -73,7 +73,8 @@ def _of_block(page: str, block: str) -> Iterator[Line]:
 
 def _filled_in(line: str) -> str:
     """Return the line as a reader would type it: optional names given, comments gone, blanks in line."""
-    line = re.sub(r"\s+#.*$", "", line).replace("[", "").replace("]", "")
+    line = re.sub(r"\s+#.*$", "", line)
+    line = re.sub(r"\[([A-Z]+)\]", r"\1", line)
     for word, meant in STANDS_FOR.items():
         line = re.sub(rf"(?<![\w$]){re.escape(word)}(?!\w)", meant, line)
     return re.sub(r"(?<=\S) {2,}", " ", line).strip()
