@@ -110,7 +110,12 @@ class Columns:
 
 def _columns(columns: Columns) -> tuple[NDArray[Any], ...]:
     kind: Any = type(columns)
-    return _getter(_column_names(kind))(columns)
+    return _reader(kind)(columns)
+
+
+@cache
+def _reader(kind: Any) -> Callable[[Columns], tuple[Any, ...]]:
+    return _getter(_column_names(kind))
 
 
 @cache

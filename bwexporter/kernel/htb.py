@@ -50,6 +50,7 @@ _LEAF_TRIES = 4
 _SOME_LEAF = 1  # wanted, under whichever handle
 _HANDLE_TAKEN = (errno.EEXIST, errno.EINVAL)  # the latter where a kernel since 6.14 finds it below another class
 _FEW_ROWS = 32
+_ACCEPTED, _NO_LEAF = np.zeros(1, np.int32), np.zeros(1, np.int64)
 
 
 class Device:
@@ -138,6 +139,8 @@ class Device:
             raise ValueError("a device is looked at before it is changed")
         with self._lock:
             refused = self._build() if changes.build_tree else self._guard()
+            if not refused and len(changes) == 1 and self._is_setting(changes):
+                return self._set(changes.classes)
             outcome = np.full(len(changes), refused, np.int32)
             enforced = np.zeros(len(changes), np.int64)
             leaves = np.zeros(len(changes), np.int64)
@@ -315,6 +318,35 @@ class Device:
             return int(error.code)
         return 0
 
+    def _is_setting(self, changes: Changes) -> bool:
+        """Say whether the first change is of a class alone, whose leaf queue stays as it is."""
+        if changes.act.item(0) != Act.CHANGE:
+            return False
+        if not changes.classes.leaf.item(0):
+            return True
+        at, present = find(self._classes.handle, changes.classes.handle[:1])
+        if not present.item(0):
+            return True
+        before, wanted = wire.leaf_packets(
+            np.array([changes.before_ceiling_bytes_per_second[0], changes.classes.ceiling_bytes_per_second[0]])
+        ).tolist()
+        return bool(self._classes.leaf[at.item(0)]) and before == wanted
+
+    def _set(self, classes: Classes) -> Outcomes:
+        """Change one class, as is done most often in an early look."""
+        seq = self._requests.reserve(1)
+        message = wire.encode_change(classes, ifindex=self._ifindex, seq=seq)
+        refused, used = self._requests.exchange_one(message, seq)
+        told = wire.decode_ceiling(self._requests.arena, used, self._shapes)
+        if told is not None and told[0] == classes.handle.item():
+            enforced = np.array([told[1]])
+        elif used:
+            enforced = self._answers(used, classes.handle)
+        else:
+            enforced = np.zeros(1, np.int64)
+            self._read_back(classes.handle, np.arange(1), enforced)
+        return Outcomes(np.array([refused], np.int32) if refused else _ACCEPTED, enforced, 0, _NO_LEAF)
+
     def _apply_rows(self, changes: Changes, outcome: NDArray[np.int32], enforced: I8, leaves: I8) -> None:
         for act, rows in _runs(changes.act):
             if act is Act.CREATE:
@@ -369,7 +401,8 @@ class Device:
         at, present = find(self._classes.handle, classes.handle[rows])
         rows, leaf = rows[present], self._classes.leaf[at[present]]
         before, wanted = changes.before_ceiling_bytes_per_second[rows], classes.ceiling_bytes_per_second[rows]
-        unfit = (leaf > 0) & (wire.leaf_packets(before) != wire.leaf_packets(wanted))
+        packets_before, packets_wanted = wire.leaf_packets(np.stack([before, wanted]))
+        unfit = (leaf > 0) & (packets_before != packets_wanted)
         missing = rows[leaf == 0]
         if unfit.any():
             refused = self._send_leaves(classes, rows[unfit], leaf[unfit].tolist(), 0)

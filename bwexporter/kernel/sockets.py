@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import socket
 import struct
 
@@ -99,6 +100,19 @@ class Requests:
                 outcome[start:end] = errno.ETIMEDOUT if isinstance(error, BlockingIOError) else error.errno or errno.EIO
         return outcome, used
 
+    def exchange_one(self, message: bytes, seq: int) -> tuple[int, int]:
+        """Send one message that is answered with what it made, or refused: (errno, bytes of the arena used)."""
+        try:
+            self._socket.send(message)
+            while True:
+                size = self._receive(0)
+                _, kind, _, answered, port, code = _TAIL.unpack_from(self._arena)
+                if answered == seq and port == self._port:
+                    return (-code, 0) if kind == wire.NLMSG_ERROR else (0, size)
+        except OSError as error:
+            self._reopen()
+            return errno.ETIMEDOUT if isinstance(error, BlockingIOError) else error.errno or errno.EIO, 0
+
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
@@ -171,6 +185,8 @@ class Listener:
         for group in (_RTNLGRP_TC, _RTNLGRP_LINK):
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
         self._buffer = bytearray(_READ_BYTES)
+        self._heard = select.poll()
+        self._heard.register(self._socket, select.POLLIN)
         self._passed_over = 0
         self.majors = frozenset({wire.TREE_HANDLE >> 16})  # of the trees whose classes' endings are gathered
         self.above = 0  # major of the queue that has those trees below it; 0 where the tree is the root queue
@@ -184,6 +200,8 @@ class Listener:
 
     def drain(self, ifindexes: frozenset[int], own: tuple[int, int]) -> None:
         """Take in all that has arrived about these devices. `own` is (port, seq) of a question of ours to pass over."""
+        if not self._heard.poll(0):  # mostly nothing has, and to be refused a read takes longer than to ask
+            return
         while True:
             try:
                 size = self._socket.recv_into(self._buffer)

@@ -148,7 +148,7 @@ def burst_ns(rate_bytes_per_second: I8) -> I8:
     """
     # A quotient of whole numbers below 2^53 is a whole number in floats exactly where it is one, so ceil is exact.
     ticks = np.ceil(_BURST_BYTES * 1_000_000_000 / TICK_NS / np.maximum(rate_bytes_per_second, 1))
-    ticks = np.clip(ticks, _SHORTEST_BURST_NS // TICK_NS, LARGEST_BURST_NS // TICK_NS)
+    ticks = np.minimum(np.maximum(ticks, _SHORTEST_BURST_NS // TICK_NS), LARGEST_BURST_NS // TICK_NS)
     held: I8 = ticks.astype(np.int64) * TICK_NS
     return held
 

@@ -29,7 +29,7 @@ import numpy as np
 from bwexporter.cli import run as _everything_that_a_daemon_imports  # noqa: F401 - for its memory
 from bwexporter.config import load_config
 from bwexporter.core.enrolment import open_ledger
-from bwexporter.core.lanes import Act, Changes, Classes
+from bwexporter.core.lanes import Act, Changes, Classes, Outcomes
 from bwexporter.daemon import SWITCH_SECONDS, read_clocks
 from bwexporter.desk import Desk
 from bwexporter.kernel import wire
@@ -191,10 +191,10 @@ class Ours:
         """Change spare classes."""
         changes = itertools.cycle(_changes(Act.CHANGE, _spare_classes(count, odd=odd)) for odd in (False, True))
 
-        def write() -> None:
-            assert not self.door.apply(next(changes)).errno.any()
-
-        return timed(write, repeat)
+        outcomes = list[Outcomes]()
+        all_taken = timed(lambda: outcomes.append(self.door.apply(next(changes))), repeat)
+        assert not any(one.errno.any() for one in outcomes)
+        return all_taken
 
     def errors_found(self, count: int) -> bool:
         """Say whether a refusal in the midst of many changes is told of its own class and of no other."""
