@@ -1,7 +1,7 @@
 """Accounts as bytes, and back."""
 
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,31 @@ def test_any_ledger_comes_back_to_the_bit(before: Ledger) -> None:
     keys = np.arange(len(before.lanes), dtype=np.int64) + 40
     table = dict(zip(keys.tolist(), before.lanes, strict=True))
     assert same(unpack_ledger(before.device, pack_ledger(before, keys), table), before)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(0, 40), st.lists(st.integers(0, 1 << 33), min_size=1))
+def test_numbers_that_lie_close_together_come_back_to_the_bit(base: int, shift: int, above: list[int]) -> None:
+    """Evenly counted, multiples of one number above another, or neither: whatever way they are stored."""
+    numbers = [min(base + (one << shift), (1 << 63) - 1) for one in above]
+    steps = [min(base + above[0] * row, (1 << 63) - 1) for row in range(len(above))]
+    before = ledger({f"slice{row}": 5 for row in range(len(above))})
+    used, sent = np.array(numbers, np.int64), np.array(steps, np.int64)
+    before = replace(before, accounts=replace(before.accounts, used_bytes=used, sent_bytes=sent))
+    keys = np.arange(len(before.lanes), dtype=np.int64) + 7
+    table = dict(zip(keys.tolist(), before.lanes, strict=True))
+    assert same(unpack_ledger("eth0", pack_ledger(before, keys), table), before)
+
+
+def test_what_a_turn_writes_is_a_quarter_of_what_the_program_holds() -> None:
+    """A node of a thousand slices: handles and queues as the tree gives them, use beyond 32 bits."""
+    before = ledger({f"slice{row}": 5 for row in range(2000)})
+    rows = np.arange(2000)
+    accounts = replace(before.accounts, used_bytes=(rows * 12_345_678_901) % (1 << 40))
+    counters = replace(before.counters, handle=0x11000 + rows // 2 + (rows % 2 << 15), leaf=(rows + 77) << 16)
+    before = replace(before, accounts=accounts, counters=counters)
+    held = sum(getattr(table, one.name).nbytes for table in (accounts, counters) for one in fields(table))
+    assert len(pack_ledger(before, rows + 1)) < held / 4
 
 
 @settings(deadline=None, max_examples=20)

@@ -21,7 +21,7 @@ from bwexporter.core.report import Event, EventKind
 from bwexporter.core.sights import Kept
 from bwexporter.state import schema, use
 from bwexporter.state.orders import pack_hand, unpack_hand
-from bwexporter.state.pack import Damaged, Stored, pack_ledger, unpack_columns, unpack_ledger
+from bwexporter.state.pack import Damaged, Packed, Stored, pack_ledger, unpack_columns, unpack_ledger
 
 KEPT_SECONDS = 400 * 86400.0
 """How long events are kept, and names (lanes, ids) that no account and no turn has named since."""
@@ -40,6 +40,7 @@ class Turn:
     dropped_events: int = 0
     hand: Hand | None = None  # None: as it is
     sights: Mapping[str, Kept] = field(default_factory=dict)  # by device; those of others are as they are
+    packed: Mapping[str, Packed] = field(default_factory=dict)  # ledgers whose bytes are there already, by device
 
     def followed_by(self, later: Turn) -> Turn:
         """Join two turns: of all the later, but of events both, up to a bound that drops the oldest."""
@@ -52,6 +53,7 @@ class Turn:
             dropped_events=self.dropped_events + later.dropped_events + max(0, len(events) - MOST_WAITING_EVENTS),
             hand=later.hand or self.hand,
             sights={**self.sights, **later.sights},
+            packed={**self.packed, **later.packed},
         )
 
 
@@ -78,7 +80,7 @@ class _Rows:
 
     lanes: tuple[Lane, ...]
     lane_ids: I8
-    ascending: I8  # rows in the order of their keys
+    ascending: I8 | slice  # rows in the order of their keys
     ascending_ids: I8
 
 
@@ -245,7 +247,7 @@ class Books:
         """Write a turn in one transaction, durable when this returns; raise sqlite3.Error."""
         self._connection.execute("BEGIN IMMEDIATE")
         for ledger in turn.ledgers.values():
-            self._write_ledger(ledger, turn.at_wall_seconds)
+            self._write_ledger(ledger, turn.at_wall_seconds, turn.packed.get(ledger.device))
         self._write_events(turn.events)
         self._connection.executemany(
             "INSERT OR REPLACE INTO ids VALUES (?, ?, ?)",
@@ -270,20 +272,35 @@ class Books:
         self._connection.execute("INSERT OR REPLACE INTO hand VALUES (1, ?)", (pack_hand(hand),))
         self._written_tokens, self._had_orders = hand.tokens, bool(hand.orders)
 
-    def _write_ledger(self, ledger: Ledger, at: float) -> None:
+    def pack(self, ledger: Ledger) -> Packed | None:
+        """Make the bytes of a ledger, where the keys of its lanes are known; for any thread.
+
+        Whoever has just made the columns packs them in half the time that it takes another processor later.
+        """
+        known = self._rows.get(ledger.device)
+        if known is None or known.lanes is not ledger.lanes:
+            return None
+        return Packed(ledger, known.lane_ids, self._bytes_of(ledger, known.lane_ids))
+
+    def _bytes_of(self, ledger: Ledger, lane_ids: I8) -> bytes:
+        return pack_ledger(ledger, lane_ids, self._packed.setdefault(ledger.device, {}))
+
+    def _write_ledger(self, ledger: Ledger, at: float, packed: Packed | None) -> None:
         rows = self._rows_of(ledger, at)
         self._write_use(ledger, rows)
+        if packed is None or packed.ledger is not ledger or packed.lane_ids is not rows.lane_ids:
+            packed = Packed(ledger, rows.lane_ids, self._bytes_of(ledger, rows.lane_ids))
         self._connection.execute(
             """INSERT INTO accounts VALUES (?, ?, ?)
             ON CONFLICT (device) DO UPDATE SET saved_at = excluded.saved_at, packed = excluded.packed""",
-            (ledger.device, at, pack_ledger(ledger, rows.lane_ids, self._packed.setdefault(ledger.device, {}))),
+            (ledger.device, at, packed.data),
         )
 
     def _rows_of(self, ledger: Ledger, at: float) -> _Rows:
         known = self._rows.get(ledger.device)
         if known is None or (known.lanes is not ledger.lanes and known.lanes != ledger.lanes):
             lane_ids = np.array([self._lane_ids.get(lane) or self._enter(lane, at) for lane in ledger.lanes], np.int64)
-            ascending = np.argsort(lane_ids)
+            ascending = slice(None) if (lane_ids[1:] > lane_ids[:-1]).all() else np.argsort(lane_ids)
             known = self._rows[ledger.device] = _Rows(ledger.lanes, lane_ids, ascending, lane_ids[ascending])
         return known
 

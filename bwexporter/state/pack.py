@@ -4,10 +4,12 @@ Turns a Ledger into one row's blob. Knows: the layout, its version and its check
 lane is the integer key of its row in the table of lanes), what a column means.
 
 Layout, all little-endian: magic (4), format (2), two bytes of padding, length of the header (4); the header, which is
-JSON with the scalars and, for each column, its name, dtype, number of rows, and the dtype and rows that it is stored
-in; the columns' bytes in that order; BLAKE2b-128 of everything before it. A column without negative numbers is stored
-in the narrowest integers that hold it, and one that says the same in every row as a single row: what is written at
-every turn is about a third of what the program holds. (Format 1 stored every column as it is, and did not say so.)
+JSON with the scalars and, for each column, its name, dtype, number of rows, the dtype and rows that it is stored in,
+and base, shift and step; the columns' bytes in that order; BLAKE2b-128 of everything before it. A row of 64-bit
+integers is base + (what is stored << shift) + step x its number: handles, keys and queues lie close together, or are
+multiples of one number, and are stored in the narrowest integers that hold them so. A column that says the same in
+every row, or counts up evenly, is stored as a single row. What is written at every turn is about a quarter of what the
+program holds. (Format 1 had no base, shift and step; it is read, and no longer written.)
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from bwexporter.core.lanes import I8, Accounts, Counters, Instant, Lane, Ledger
 
 _HEAD = struct.Struct("<4sHxxI")
 _MAGIC = b"bwxl"
-_FORMAT = 1
+_FORMAT, _FORMATS_READ = 2, (1, 2)
 _DIGEST_BYTES = 16
 _INTEGERS = ("ifindex", "enrolled", "tree_sent_bytes", "direct_packets_seen", "direct_packets")
 _SECONDS = ("ledger_seconds", "wall_offset_seconds")
@@ -36,6 +38,7 @@ _ACCOUNTS = tuple(field.name for field in fields(Accounts))
 _COUNTERS = tuple(field.name for field in fields(Counters))
 
 _NARROW = (("<u1", 1 << 8), ("<u2", 1 << 16), ("<u4", 1 << 32))
+_WIDEST = 1 << 62  # between the numbers of a column that is reckoned with: nothing then leaves 64 bits
 
 
 class Damaged(Exception):
@@ -47,6 +50,14 @@ class Stored(NamedTuple):
 
     column: NDArray[Any]
     layout: str
+    data: bytes
+
+
+class Packed(NamedTuple):
+    """The bytes of a ledger whose lanes have these keys."""
+
+    ledger: Ledger
+    lane_ids: I8
     data: bytes
 
 
@@ -71,27 +82,55 @@ def pack_ledger(ledger: Ledger, lane_ids: I8, kept: dict[str, Stored] | None = N
 
 def _stored(name: str, column: NDArray[Any], kept: dict[str, Stored]) -> Stored:
     known = kept.get(name)
-    if known is None or known.column is not column:
-        narrow = _narrowed(column)
+    if known is not None and known.column is column:
+        return known
+    if known is not None and _is_same(known.column, column):
+        known = known._replace(column=column)
+    else:
+        narrow, base, shift, step = _narrowed(column)
         whole = column.dtype.newbyteorder("<").str
-        layout = f'["{name}", "{whole}", {len(column)}, "{narrow.dtype.str}", {len(narrow)}]'
-        known = kept[name] = Stored(column, layout, narrow.tobytes())
+        how = f'"{narrow.dtype.str}", {len(narrow)}, {base}, {shift}, {step}'
+        layout = f'["{name}", "{whole}", {len(column)}, {how}]'
+        known = Stored(column, layout, narrow.tobytes())
+    kept[name] = known
     return known
 
 
-def _narrowed(column: NDArray[Any]) -> NDArray[Any]:
-    """Return a column, contiguous and little-endian, in as few bytes as hold it to the bit."""
+def _is_same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Say whether two columns are the same to the bit: -0.0 is not 0.0."""
+    alike = one.dtype == other.dtype and len(one) == len(other)
+    return alike and not np.count_nonzero(_bits(one) != _bits(other))
+
+
+def _bits(column: NDArray[Any]) -> NDArray[Any]:
+    return column.view(f"i{column.itemsize}")
+
+
+def _narrowed(column: NDArray[Any]) -> tuple[NDArray[Any], int, int, int]:
+    """Return a column, contiguous and little-endian, in as few bytes as hold it to the bit; and base, shift, step."""
     if not len(column):
-        return column
-    bits = column.view(f"i{column.itemsize}")  # of floats the bits are compared: -0.0 and what is no number stay
+        return column, 0, 0, 0
+    bits = _bits(column)  # of floats too: -0.0 and what is no number stay
     if bits[0] == bits[-1] and (bits == bits[0]).all():
         column = column[:1]
     elif column.dtype.kind == "i" and column.itemsize == 8:
-        every_bit = np.bitwise_or.reduce(bits)  # negative where one number is
+        return _narrowed_integers(column)
+    return np.ascontiguousarray(column, column.dtype.newbyteorder("<")), 0, 0, 0
+
+
+def _narrowed_integers(column: I8) -> tuple[NDArray[Any], int, int, int]:
+    base, highest = int(column.min()), int(column.max())
+    if highest - base < _WIDEST:
+        first, step = int(column[0]), int(column[1] - column[0])
+        if first + step * (len(column) - 1) == column[-1] and (np.diff(column) == step).all():
+            return np.zeros(1, "<u1"), first, 0, step
+        above = column - base
+        every_bit = int(np.bitwise_or.reduce(above))
+        shift = (every_bit & -every_bit).bit_length() - 1
         for dtype, limit in _NARROW:
-            if 0 <= every_bit < limit:
-                return column.astype(dtype)
-    return np.ascontiguousarray(column, column.dtype.newbyteorder("<"))
+            if every_bit >> shift < limit:
+                return (above >> shift if shift else above).astype(dtype), base, shift, 0
+    return np.ascontiguousarray(column, "<i8"), 0, 0, 0
 
 
 def _columns_of(ledger: Ledger, lane_ids: I8) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -134,14 +173,18 @@ def unpack_columns(packed: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any
     if len(body) < _HEAD.size or blake2b(body, digest_size=_DIGEST_BYTES).digest() != digest:
         raise Damaged("a row of accounts does not match its checksum")
     magic, layout, header_bytes = _HEAD.unpack_from(body)
-    if (magic, layout) != (_MAGIC, _FORMAT):
+    if magic != _MAGIC or layout not in _FORMATS_READ:
         raise Damaged(f"a row of accounts has the unknown format {layout}")
     offset = _HEAD.size + header_bytes
     header = json.loads(body[_HEAD.size : offset])
     columns = {}
-    for name, dtype, rows, stored_dtype, stored_rows in header["columns"]:
+    for name, dtype, rows, stored_dtype, stored_rows, *how in header["columns"]:
         stored = np.frombuffer(body, stored_dtype, stored_rows, offset)
-        columns[name] = np.broadcast_to(stored, rows).astype(np.dtype(dtype).newbyteorder("="))
-        columns[name].setflags(write=False)
+        column = np.broadcast_to(stored, rows).astype(np.dtype(dtype).newbyteorder("="))
+        if any(how):
+            base, shift, step = how
+            column = (column << shift) + base + step * np.arange(rows)
+        column.setflags(write=False)
+        columns[name] = column
         offset += stored.nbytes
     return header, columns

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -88,6 +88,9 @@ class Saver:
 
     def hand_over(self, turn: Turn) -> int:
         """Leave a turn to the thread, and return a ticket to wait with."""
+        if (books := self._books) is not None:
+            packed = {device: books.pack(ledger) for device, ledger in turn.ledgers.items()}
+            turn = replace(turn, packed={device: one for device, one in packed.items() if one is not None})
         with self._changed:
             self._ledgers.update(turn.ledgers)
             self._hand = turn.hand or self._hand

@@ -70,8 +70,17 @@ def _sights_of_version_3(connection: sqlite3.Connection) -> None:
     )
 
 
+def _packing_of_version_4(_: sqlite3.Connection) -> None:
+    """Change no table: from here on accounts are packed in a format that older programs would take for damaged."""
+
+
 FIRST_VERSION_WITH_ORDERS, FIRST_VERSION_WITH_SIGHTS = 2, 3
-MIGRATIONS: Sequence[Migration] = (_tables_of_version_1, _orders_of_version_2, _sights_of_version_3)
+MIGRATIONS: Sequence[Migration] = (
+    _tables_of_version_1,
+    _orders_of_version_2,
+    _sights_of_version_3,
+    _packing_of_version_4,
+)
 """Migration n leads from version n to n + 1; they are only ever added to."""
 
 
