@@ -275,11 +275,11 @@ def _witnesses(ledger: Ledger, snapshot: Snapshot, sight: _Sight, gained: I8) ->
     inner, sent = snapshot.classes.handle[rows], snapshot.counts.sent_bytes[rows]
     tree_sent = snapshot.tree_sent_bytes
     for handle in inner.tolist():
-        below = sight.parent == handle
-        grown = _parent_growth(ledger, snapshot, handle) if below.any() else None
+        below = sight.places.below(handle) if sight.places.whole else np.flatnonzero(sight.parent == handle)
+        grown = _parent_growth(ledger, snapshot, handle) if len(below) else None
         if grown is None:
             continue
-        of_lanes = int(gained.sum(where=below))
+        of_lanes = int(gained.take(below).sum())
         of_strangers = _strangers_bytes(sight.places, snapshot, handle)
         apart = grown - of_lanes - of_strangers
         passing = not of_strangers and abs(apart) <= max(of_lanes, _PASSING_BYTES)

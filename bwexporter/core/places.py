@@ -7,7 +7,7 @@ what it has counted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +29,13 @@ class Places:
     strange: I8  # rows of the dump that nobody sought
     inner: I8  # rows of the dump: of classes that have children
     whole: bool  # no class is absent
+    _below: dict[int, I8] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def below(self, inner: int) -> I8:
+        """Return which of the sought classes stand right below an inner class."""
+        if inner not in self._below:
+            self._below[inner] = np.flatnonzero(self.parent == inner)
+        return self._below[inner]
 
     def hold(self, classes: Classes, handle: I8) -> bool:
         """Say whether these are the places of such handles in such a dump."""

@@ -154,7 +154,7 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
         case = _Case(rows, full[rows], used[rows], remaining[rows], frame.terms.take(rows))
         ceiling[rows], reason[rows] = _ruled(case, frame, horizon[rows])
     found = Steered(ceiling, ceiling, reason, _capped(ceiling, reason, tariffs))
-    if not (frame.plain and enforcing) or np.any(frozen):
+    if not (frame.plain and enforcing) or (frozen is not False and np.any(frozen)):
         found = steered(tariffs, ceiling, reason, held_ceiling_bytes_per_second, frozen=frozen, enforcing=enforcing)
     return Verdicts(
         ceiling_bytes_per_second=found.ceiling,

@@ -48,9 +48,7 @@ _TURN = "turn"  # stands for the turn that does not wait for the disk, where tha
 _C_TURN = "turn, C"
 _NODES = (
     _Compared("G1", "turn / a whole turn in C", _TURN, _C_TURN, AT_MOST, {1000: 2.0, 10_000: 1.35}),
-    _Compared("G1", "turn / C's dump alone", _TURN, "dump, C", AT_MOST, {1000: 2.0, 10_000: 1.35}),
-    _Compared("G2", "tc as text, forked changes / turn", "turn, tc", _TURN, AT_LEAST, {1000: 25, 10_000: 15}),
-    _Compared("G2", "the same with gauges / turn", "turn, tc, gauges", _TURN, AT_LEAST, {1000: 25, 10_000: 15}),
+    _Compared("G2", "tc as text, forks, gauges / turn", "turn, tc, gauges", _TURN, AT_LEAST, {1000: 25, 10_000: 15}),
     _Compared("G2", "pyroute2 and gauges / turn", "turn, libraries", _TURN, AT_LEAST, {1000: 100, 10_000: 80}),
     _Compared("G3", "read and decode / C", "read", "dump, C", AT_MOST, {10: 2.5, 1000: 1.4, 10_000: 1.25}),
     _Compared("G6", "gauges, generate_latest / text", "render, libraries", "text", AT_LEAST, {1000: 30, 10_000: 30}),
