@@ -37,6 +37,8 @@ from bwexporter.core.places import Places, find
 from bwexporter.core.policy import Frame
 from bwexporter.core.report import DeviceReport
 
+_UNCHANGED = -2
+
 FIRST_MADE = 500
 """Classes that one act makes or removes at first, while nobody knows how long that takes here."""
 
@@ -167,7 +169,18 @@ class Work:
         if self.outcomes is None or self.changes is None or not len(self.changes):
             return enforced
         made = np.flatnonzero(self.changes.act != Act.REMOVE)
-        order = made[np.argsort(self.changes.classes.handle[made], kind="stable")]
+        if not len(made):
+            return enforced
+        changed_handles = self.changes.classes.handle[made]
+        if self.snapshot is not None and self.places is not None and self.places.whole:
+            at, there = find(self.snapshot.classes.handle, changed_handles)
+            if there.all():  # as mostly: a few classes that the look has found
+                in_dump = np.full(len(self.snapshot.classes), _UNCHANGED)
+                read = self.outcomes.enforced_ceiling_bytes_per_second[made]
+                in_dump[at] = np.where(read > 0, read, -1)
+                of_lanes = in_dump.take(self.places.row[: self.desk.ledger.enrolled])
+                return np.where(of_lanes == _UNCHANGED, enforced, of_lanes)
+        order = made[np.argsort(changed_handles, kind="stable")]
         handles = self.desk.ledger.counters.handle[: self.desk.ledger.enrolled]
         row, changed = find(self.changes.classes.handle[order], handles)
         if not changed.any():

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from bwexporter import stages
 from bwexporter.core import enrolment, hand
@@ -134,8 +134,8 @@ class Turns:
             sorting = self._act(works, occasion)
         with self._timed("tell"):
             devices = tuple(self._tell(work, occasion) for work in works)
-        report = self._report(occasion, works, devices, saving, sorting)
-        return replace(report, early=early, sources=sources, info=info or {})
+        given = {"early": early, "sources": sources, "info": info or {}}
+        return self._report(occasion, works, devices, saving, sorting, given)
 
     def _begun(self, now: Instant, *, early: bool) -> list[Desk]:
         """Begin a turn, and say which devices it is about."""
@@ -201,11 +201,11 @@ class Turns:
         devices: tuple[DeviceReport, ...],
         saving: Saving,
         sorting: Sequence[Sorted],
+        given: Mapping[str, Any],
     ) -> Report:
         return Report(
             node=self.node,
             at=occasion.now,
-            early=False,
             enforcing=occasion.pace.enforcing,
             frozen=occasion.frozen,
             devices=devices,
@@ -220,6 +220,7 @@ class Turns:
             sorting_drift=sum(one.drift for one in sorting),
             sorting_problems=tuple(dict.fromkeys(text for one in sorting for text in one.problems)),
             by_hand=self._by_hand(),
+            **given,
         )
 
     def foresee(self, now: Instant) -> dict[str, tuple[Snapshot, Changes]]:

@@ -149,13 +149,18 @@ def _credited(accounts: Accounts, gained: I8, roll: _Roll, elapsed: float) -> Ac
         used_bytes=roll.used,
         period_start_at=roll.start,
         period_end_at=roll.end,
-        sent_bytes=accounts.sent_bytes + gained[0],
-        sent_packets=accounts.sent_packets + gained[1],
-        dropped_packets=accounts.dropped_packets + gained[2],
-        overlimits=accounts.overlimits + gained[3],
+        sent_bytes=_plus(accounts.sent_bytes, gained[0]),
+        sent_packets=_plus(accounts.sent_packets, gained[1]),
+        dropped_packets=_plus(accounts.dropped_packets, gained[2]),
+        overlimits=_plus(accounts.overlimits, gained[3]),
         recent_bytes=gained[0],
         recent_bytes_per_second=accounts.recent_bytes_per_second + weight * (rate - accounts.recent_bytes_per_second),
     )
+
+
+def _plus(column: I8, gained: I8) -> I8:
+    """Add what was gained; the very column where that is nothing, so that it need not be packed anew."""
+    return column + gained if np.count_nonzero(gained) else column
 
 
 def _direct_gain(ledger: Ledger, snapshot: Snapshot, *, same_life: bool) -> int:

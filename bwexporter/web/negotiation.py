@@ -7,6 +7,7 @@ them. Does not know: any content.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -20,7 +21,7 @@ class _Range(NamedTuple):
 
 def takes_gzip(values: Sequence[str]) -> bool:
     """Say whether a client takes gzip; a weight of 0 means that it does not."""
-    weights = {one.name: one.weight for one in _ranges(values)}
+    weights = {one.name: one.weight for one in _ranges(",".join(values))}
     return weights.get("gzip", weights.get("*", 0.0)) > 0
 
 
@@ -30,7 +31,7 @@ def prefers_open_metrics(values: Sequence[str]) -> bool:
     >>> prefers_open_metrics(["application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2"])
     True
     """
-    ranges = list(_ranges(values))
+    ranges = _ranges(",".join(values))
     of_open = [
         one.weight
         for one in ranges
@@ -40,8 +41,14 @@ def prefers_open_metrics(values: Sequence[str]) -> bool:
     return max(of_open, default=0.0) > 0 and max(of_open) >= max(of_text, default=0.0)
 
 
-def _ranges(values: Sequence[str]) -> Iterator[_Range]:
-    for element in ",".join(values).lower().split(","):
+@lru_cache(maxsize=64)
+def _ranges(value: str) -> tuple[_Range, ...]:
+    """Return the elements of a header; a client says the same at every scrape."""
+    return tuple(_split(value))
+
+
+def _split(value: str) -> Iterator[_Range]:
+    for element in value.lower().split(","):
         name, *written = [part.strip() for part in element.split(";")]
         parameters = dict(part.partition("=")[::2] for part in written)
         yield _Range(name, parameters, _weight(parameters.get("q", "1")))
