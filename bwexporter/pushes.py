@@ -7,6 +7,7 @@ figures up. Does not know: destinations, which a file of their own names, datagr
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, PlainValidator, StrictStr, model_validator
@@ -38,6 +39,12 @@ def _every(written: object) -> float:
     return seconds
 
 
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError(f"{shown(path)} must be an absolute path, such as /run/alice.pid")
+    return path
+
+
 def _some(sources: tuple[str, ...]) -> tuple[str, ...]:
     if not sources:
         raise ValueError("is empty; name a file or a URL that says where to send to")
@@ -60,6 +67,7 @@ class ApmonKeys(Written):
     host: Flag = True
     host_cluster: Text = "ApMon_SysMon"
     jobs: Flag = True
+    pid_files: Mapping[Text, Annotated[Text, AfterValidator(_absolute)]] = Field(default_factory=dict)
     lenient: Flag = False
     allow_http: Flag = False
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from bwexporter.apmon.jobs import ControlGroup, Job, Users
+from bwexporter.apmon.jobs import ControlGroup, Job, PidFile, Users
 from bwexporter.apmon.push import Pusher, Settings
 from bwexporter.apmon.rows import Naming
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE
@@ -113,17 +114,23 @@ class ApmonSink:
         )
 
     def _jobs(self, keys: ApmonKeys, claims: Sequence[Claim]) -> Mapping[object, Job]:
-        """Return the job of each slice that has one: its control group, else the processes of its users."""
-        jobs: dict[object, Job] = {}
+        """Return the job of each slice that has one: its control group, else its users, else the process of a file."""
+        rules: dict[tuple[str, ControlGroup | Users | PidFile], None] = {}
         for one in claims:
             if one.slice_name in (ROOT_SLICE, DEFAULT_SLICE):
                 continue
-            rule = ControlGroup(one.cgroup) if one.cgroup else Users(one.uids) if one.uids else None
-            if rule is not None:
-                words = {"node": self._node, "device": "all", "slice": one.slice_name, "traffic": "all"}
-                cluster, row = keys.cluster.format_map(words), keys.row.format_map(words)
-                prefix = f"{one.slice_name}_" if "{slice}" not in keys.cluster + keys.row else ""
-                jobs[cluster, row, prefix, rule] = Job(cluster, row, rule, prefix=prefix)
+            if one.cgroup:
+                rules[one.slice_name, ControlGroup(one.cgroup)] = None
+            elif one.uids:
+                rules[one.slice_name, Users(one.uids)] = None
+        told = {slice_name for slice_name, _ in rules}
+        rules |= {(name, PidFile(Path(path))): None for name, path in keys.pid_files.items() if name not in told}
+        jobs: dict[object, Job] = {}
+        for slice_name, rule in rules:
+            words = {"node": self._node, "device": "all", "slice": slice_name, "traffic": "all"}
+            cluster, row = keys.cluster.format_map(words), keys.row.format_map(words)
+            prefix = f"{slice_name}_" if "{slice}" not in keys.cluster + keys.row else ""
+            jobs[cluster, row, prefix, rule] = Job(cluster, row, rule, prefix=prefix)
         return jobs
 
     def close(self) -> None:

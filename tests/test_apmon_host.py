@@ -16,7 +16,7 @@ import pytest
 
 from bwexporter.apmon import host, jobs, procfs, workdir
 from bwexporter.apmon.destinations import Destination
-from bwexporter.apmon.jobs import ControlGroup, CpuTime, Job, PidTree, Table, Users
+from bwexporter.apmon.jobs import ControlGroup, CpuTime, Job, PidFile, PidTree, Table, Users
 from bwexporter.apmon.monitor import Monitor
 from bwexporter.apmon.options import GENERAL, JOB, SYSTEM, Options
 from bwexporter.apmon.procfs import Process, Traffic
@@ -375,6 +375,33 @@ class TestJobs:
         assert 0 == found["rss"]
         assert 0 == found.get("open_files", 0)  # a child that its new parent has not waited for yet is seen with none
         assert sample.cpu_seconds >= 0
+
+    def test_a_file_names_the_process_and_later_another(self, tmp_path: Path) -> None:
+        """With all descendants; nothing is counted while nobody is named, and what ended stays counted."""
+        file = tmp_path / "alice.pid"
+        job = Job("c", "n", PidFile(file))
+        with running("sleep 60 & sleep 60 & wait") as first, running("sleep 60 & wait") as second:
+            wait_until(lambda: len(psutil.Process(first).children()) == 2 and psutil.Process(second).children())
+            counts = []
+            for text in ("", "no number\n", "999999999\n", f"{first}\n", f"{second}\n"):
+                file.write_text(text)
+                found, _ = job.figures(Table(), 10.0, None, Options())
+                counts.append(found.get("processes"))
+            file.unlink()
+            kept, _ = job.figures(Table(), 11.0, None, Options())
+
+        assert [None, None, None, 3, 2] == counts
+        assert 2 == kept["processes"]
+        assert not job.ends
+
+    def test_a_file_that_a_dead_process_left_names_nobody(self, tmp_path: Path) -> None:
+        """The number may be another's by now, who began after the file was written."""
+        file = tmp_path / "alice.pid"
+        with running("sleep 60") as pid:
+            file.write_text(str(pid))
+            os.utime(file, (time.time() - 60, time.time() - 60))
+
+            assert [] == PidFile(file).members(Table())
 
     def test_users_are_all_their_processes(self) -> None:
         """By the real user id."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bwexporter.apmon.channel import Drop
-from bwexporter.apmon.jobs import ControlGroup, Users
+from bwexporter.apmon.jobs import ControlGroup, PidFile, Users
 from bwexporter.apmon.push import Pusher, Settings
 from bwexporter.apmon.rows import FIGURES, Layout, Naming, Rows
 from bwexporter.apmon.timekeeping import is_synchronised
@@ -378,7 +378,7 @@ class TestSink:
         sink.work()
         assert () == sink.status()
 
-    def test_a_slice_s_job_is_its_control_group_else_its_users_processes(self, clock: Clock) -> None:
+    def test_a_slice_s_job_is_its_group_s_else_its_users_processes_else_those_of_a_file(self, clock: Clock) -> None:
         """The node's own and the unclassified have none."""
         claims = [
             Claim("grouped", 1, None, cgroup="slices/a", uids=((1, 1),)),
@@ -387,11 +387,12 @@ class TestSink:
             Claim("_root", 4, None, uids=((0, 0),)),
         ]
         sink = ApmonSink("node1", clock)
-        jobs = sink._jobs(ApmonKeys(sources=("x",)), claims)
+        files = {"mark": "/run/mark.pid", "user": "/run/user.pid"}
+        jobs = sink._jobs(ApmonKeys(sources=("x",), pid_files=files), claims)
         one_row = sink._jobs(ApmonKeys(sources=("x",), node="{node}"), claims)
 
-        assert [("node1", "grouped"), ("node1", "user")] == [(job.cluster, job.node) for job in jobs.values()]
-        assert [ControlGroup, Users] == [type(job.rule) for job in jobs.values()]
+        assert [("node1", one) for one in ("grouped", "user", "mark")] == [(j.cluster, j.node) for j in jobs.values()]
+        assert [ControlGroup, Users, PidFile] == [type(job.rule) for job in jobs.values()]
         assert ["grouped_", "user_"] == [job.prefix for job in one_row.values()]
 
     def test_jobs_that_stay_keep_what_they_have_counted(self, tmp_path: Path, clock: Clock) -> None:

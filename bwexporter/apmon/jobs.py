@@ -1,12 +1,14 @@
 """Jobs: sets of processes that belong together, and their figures under ApMon's names.
 
-Turns a table of processes into the `job_*` parameters of each job: a pid and all its descendants, the processes of some
-users, or a control group. Knows: who belongs to a job, CPU time that does not fall when a process ends, numbers of
-processes that are used again. Does not know: intervals, destinations, why a job is watched.
+Turns a table of processes into the `job_*` parameters of each job: a pid, also one that a file names, and all its
+descendants, the processes of some users, or a control group. Knows: who belongs to a job, CPU time that does not fall
+when a process ends, numbers of processes that are used again. Does not know: intervals, destinations, why a job is
+watched.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 HYBRID_CGROUPS = CGROUPS / "unified"  # where version 1 has the main place
 KIB = 1024
 MICROSECONDS = 1e6
+_CLOCKS_AGREE_SECONDS = 2.0  # of a file's time and a process's start
 
 Identity = tuple[int, int]
 UserRange = tuple[int, int]
@@ -77,6 +80,43 @@ class PidTree:
         members = table.with_descendants(self._known)
         self._known = {one.identity for one in members}
         return members
+
+
+class PidFile:
+    """The process whose number a file holds, and its descendants; one that is written there later takes its place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._root: Identity | None = None
+        self._tree: PidTree | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by the file."""
+        return isinstance(other, PidFile) and self._path == other._path
+
+    def __hash__(self) -> int:
+        """Return one number for one file."""
+        return hash(self._path)
+
+    def members(self, table: Table) -> list[Process]:
+        """Return the members that live."""
+        root = self._named(table)
+        if root is not None and root.identity != self._root:
+            self._root, self._tree = root.identity, PidTree(root)
+        return [] if self._tree is None else self._tree.members(table)
+
+    def _named(self, table: Table) -> Process | None:
+        """Return the named process; not one that began after the file was written, which has a dead one's number."""
+        text = procfs.read(self._path).strip()
+        named = table.by_pid.get(int(text)) if text.isdecimal() else None
+        uptime = procfs.uptime_seconds(table.proc)
+        if named is None or uptime is None:
+            return None
+        try:
+            written = uptime - (time.time() - self._path.stat().st_mtime)
+        except OSError:
+            return None
+        return named if named.start_ticks / TICKS_PER_SECOND <= written + _CLOCKS_AGREE_SECONDS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +219,7 @@ class Job:
         self,
         cluster: str,
         node: str,
-        members: PidTree | Users | ControlGroup,
+        members: PidTree | PidFile | Users | ControlGroup,
         folder: Path | None = None,
         *,
         prefix: str = "",
@@ -194,7 +234,7 @@ class Job:
 
     @property
     def ends(self) -> bool:
-        """Say whether the job is over for good when it has no process: users and groups may have some again."""
+        """Say whether the job is over for good when it has no process: users, groups and files may have some again."""
         return isinstance(self.rule, PidTree)
 
     def look(self, table: Table) -> list[Process]:
