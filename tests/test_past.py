@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bwexporter.cli.main import main
@@ -200,6 +201,27 @@ def test_history_of_one_slice_and_no_further_back_than_asked(
     assert len(events) == sum(event.lane is not None and event.lane.slice_name == "bob" for event in lived[0])
     assert all(event["sentence"] for event in events)
     assert none.splitlines()[-1].startswith("Nothing happened to bob since 20")
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["of the program", "of the state file"])
+def test_history_of_one_kind_is_the_audit(
+    bwexporter: Bwexporter, kept: Path, told: str, lived: tuple[list[Event], Report], *, asked: bool
+) -> None:
+    """All that was set by hand, by whom and why, and what became of it; a kind that there is not is refused."""
+    flags = ["--since", "2020-01-01", "--kind", "by_hand", "--json", *(["--url", told] if asked else [])]
+    code, out, _ = bwexporter("history", *flags, "--config", str(kept))
+    refused, _, err = bwexporter("history", "--kind", "weather", "--config", str(kept))
+    with httpx.Client(trust_env=False) as client:
+        answer = client.get(f"{told}/api/v1/events?kind=weather")
+
+    events = json.loads(out)["events"]
+    assert code == 0
+    assert len(events) == sum(event.kind is EventKind.BY_HAND for event in lived[0]) > 0
+    assert {event["kind"] for event in events} == {"by_hand"}
+    assert all(event["inputs"]["who"] and event["inputs"]["reason"] for event in events)
+    assert (refused, answer.status_code) == (2, 400)
+    assert "by_hand" in err
+    assert "kind is one of verdict" in answer.json()["error"]
 
 
 def test_history_of_a_state_file_that_is_not_there(bwexporter: Bwexporter, config: Path) -> None:

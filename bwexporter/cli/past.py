@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,19 @@ def parse_since(written: str, now_seconds: float) -> float:
 @click.argument("slice_name", metavar="[SLICE]", required=False)
 @config_option
 @click.option("--since", default="1d", show_default=True, help="How far back: 2h, 7d, or a time as 2026-03-01 14:00.")
+@click.option("--kind", type=click.Choice([one.value for one in EventKind]), help="Only these: by_hand is the audit.")
 @click.option("--limit", type=click.IntRange(1, MOST_EVENTS), default=100, help="The newest so many [default: 100].")
 @_url_option
 @as_json_option
 def history(
-    slice_name: str | None, config_path: Path, *, since: str, limit: int, url: str | None, as_json: bool
+    slice_name: str | None,
+    config_path: Path,
+    *,
+    since: str,
+    kind: str | None,
+    limit: int,
+    url: str | None,
+    as_json: bool,
 ) -> None:
     """Say what happened, oldest first: verdicts, periods, orders by hand, restarts, drift, refusals.
 
@@ -66,7 +75,8 @@ def history(
         since_seconds = parse_since(since, time.time())
     except ValueError as trouble:
         raise click.BadParameter(str(trouble), param_hint="--since") from trouble
-    rows = list(reversed(_events(config_path, url, slice_name, since_seconds, limit)))
+    asked = _Question(slice_name, since_seconds, limit, None if kind is None else EventKind(kind))
+    rows = list(reversed(_events(config_path, url, asked)))
     if as_json:
         click.echo(json.dumps({"events": rows}, indent=2))
         return
@@ -96,7 +106,7 @@ def why(slice_name: str, config_path: Path, *, url: str | None, as_json: bool) -
     rows = [row for row in answer["slices"] if row["slice"] == slice_name]
     if not rows:
         raise BwexporterError(f"{answer['node']} has no slice {slice_name!r}; `bwexporter status` lists them")
-    events = _events(config_path, url, slice_name, 0.0, MOST_EVENTS)
+    events = _events(config_path, url, _Question(slice_name, 0.0, MOST_EVENTS))
     told = [_explained(row, answer, events) for row in rows]
     if as_json:
         click.echo(json.dumps({"node": answer["node"], "taken_at": answer["taken_at"], "lanes": told}, indent=2))
@@ -150,25 +160,35 @@ def _concerns(order: Row, row: Row) -> bool:
     return same_road and row["slice"] in {order["slice"], order.get("borrower")}
 
 
-def _events(
-    config_path: Path, url: str | None, slice_name: str | None, since_seconds: float, limit: int
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Which events are asked for."""
+
+    slice_name: str | None
+    since_seconds: float
+    limit: int
+    kind: EventKind | None = None
+
+
+def _events(config_path: Path, url: str | None, asked: _Question) -> list[dict[str, Any]]:
     """Return events as rows, newest first."""
     if url is None:
         try:
             state = load_config(config_path).state
-            return [telling.row(event) for event in read_events(state, since_seconds, _NO_END, slice_name, limit)]
+            found = read_events(state, asked.since_seconds, _NO_END, asked.slice_name, asked.limit, asked.kind)
+            return [telling.row(event) for event in found]
         except StateRefused as unreadable:
             try:
-                return _asked(asking.url_of(config_path), slice_name, since_seconds, limit)
+                return _answered(asking.url_of(config_path), asked)
             except BwexporterError:
                 raise unreadable from None
-    return _asked(url, slice_name, since_seconds, limit)
+    return _answered(url, asked)
 
 
-def _asked(url: asking.Place | str, slice_name: str | None, since_seconds: float, limit: int) -> list[dict[str, Any]]:
-    question = {"since": f"{max(0.0, since_seconds):.3f}", "limit": str(limit)}
-    question |= {"slice": slice_name} if slice_name else {}
+def _answered(url: asking.Place | str, asked: _Question) -> list[dict[str, Any]]:
+    question = {"since": f"{max(0.0, asked.since_seconds):.3f}", "limit": str(asked.limit)}
+    question |= {"slice": asked.slice_name} if asked.slice_name else {}
+    question |= {"kind": asked.kind.value} if asked.kind else {}
     answer = asking.answer(url, f"/api/v1/events?{urlencode(question)}", "events")
     return [_with_sentence(row) for row in answer["events"]]
 

@@ -17,7 +17,7 @@ from typing import BinaryIO, TypeVar
 from bwexporter.core.habits import Habits, Periods, earliest, habits
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Lane, Ledger, Traffic
-from bwexporter.core.report import Event
+from bwexporter.core.report import Event, EventKind
 from bwexporter.core.sights import Kept
 from bwexporter.errors import StateRefused
 from bwexporter.state import books, copies, schema, use
@@ -72,12 +72,14 @@ def peek(path: Path) -> books.Contents | None:
         raise StateRefused(f"the state file {path} cannot be read: {error}") from error
 
 
-def read_events(path: Path, since: float, until: float, slice_name: str | None, limit: int) -> list[Event]:
+def read_events(
+    path: Path, since: float, until: float, slice_name: str | None, limit: int, kind: EventKind | None = None
+) -> list[Event]:
     """Return the newest `limit` events of [since, until), newest first; another process may have the file.
 
     Raise StateRefused where it cannot be read.
     """
-    return _asked(path, lambda connection: books.read_events(connection, since, until, slice_name, limit))
+    return _asked(path, lambda connection: books.read_events(connection, since, until, slice_name, limit, kind))
 
 
 def read_by_hand(path: Path, until: float) -> list[Event]:
@@ -248,12 +250,19 @@ class State:
             ),
         )
 
-    def events(self, since: float, until: float, slice_name: str | None = None, limit: int = 1000) -> list[Event]:
-        """Return the newest `limit` events of [since, until), newest first, of one slice or of all.
+    def events(
+        self,
+        since: float,
+        until: float,
+        slice_name: str | None = None,
+        limit: int = 1000,
+        kind: EventKind | None = None,
+    ) -> list[Event]:
+        """Return the newest `limit` events of [since, until), newest first, of one slice or all, of one kind or all.
 
         Raise StateRefused if the file is unreadable.
         """
-        return read_events(self._path, since, until, slice_name, limit)
+        return read_events(self._path, since, until, slice_name, limit, kind)
 
     def flush(self, timeout_seconds: float) -> SaveOutcome:
         """Write what still waits, and wait for it no longer than `timeout_seconds`."""

@@ -184,9 +184,10 @@ def read_events(
     until: float,
     slice_name: str | None,
     limit: int,
+    kind: EventKind | None = None,
 ) -> list[Event]:
-    """Return the newest events of a span, newest first, of one slice or of all."""
-    kinds = [kind.value for kind in EventKind]
+    """Return the newest events of a span, newest first, of one slice or of all, of one kind or of all."""
+    kinds = [one.value for one in EventKind if kind in {None, one}]
     rows = connection.execute(
         f"""SELECT at, kind, device, slice, traffic, inputs FROM events
         WHERE at >= ? AND at < ? AND (? IS NULL OR slice = ?) AND kind IN ({", ".join("?" * len(kinds))})

@@ -26,7 +26,7 @@ from bwexporter.web.answers import Answer, Makers, Parts, html, json_answer, pag
 from bwexporter.web.history import History, Store
 from bwexporter.web.negotiation import prefers_open_metrics, takes_gzip
 from bwexporter.web.slice_page import SHOWN_EVENTS, slice_page
-from bwexporter.web.spans import read_lane, read_span, read_spans
+from bwexporter.web.spans import read_kind, read_lane, read_span, read_spans
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -235,12 +235,13 @@ class _Site:
             since, until = read_span(parameters)
             limit = browse.number(parameters, "limit", 1, MOST_EVENTS) or 100
             offset = browse.number(parameters, "offset", 0, 100 * MOST_EVENTS) or 0
+            kind = read_kind(parameters)
         except browse.BadQuery as bad:
             return refusal(str(bad), 400)
         slice_name = parameters.get("slice")
 
         def make() -> Answer:
-            found = self._history.events(since, until, slice_name, limit=offset + limit + 1)
+            found = self._history.events(since, until, slice_name, limit=offset + limit + 1, kind=kind)
             rows = [telling.row(event) for event in found[offset : offset + limit]]
             link = _next_link(parameters, offset + limit) if len(found) > offset + limit else {}
             return json_answer({"offset": offset, "events": rows}, headers=link)

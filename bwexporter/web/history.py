@@ -33,7 +33,14 @@ Point = tuple[float, int]
 class Store(Protocol):
     """Where use and events are kept; any thread may ask."""
 
-    def events(self, since: float, until: float, slice_name: str | None = None, limit: int = 1000) -> list[Event]:
+    def events(
+        self,
+        since: float,
+        until: float,
+        slice_name: str | None = None,
+        limit: int = 1000,
+        kind: EventKind | None = None,
+    ) -> list[Event]:
         """Return the newest events of [since, until), newest first."""
 
     def use(
@@ -59,10 +66,17 @@ class History:
         self._lock = threading.Lock()
         self._kept: dict[Lane, tuple[float, list[tuple[int, int]], list[tuple[int, int]]]] = {}
 
-    def events(self, since: float, until: float, slice_name: str | None = None, limit: int = 1000) -> list[Event]:
+    def events(
+        self,
+        since: float,
+        until: float,
+        slice_name: str | None = None,
+        limit: int = 1000,
+        kind: EventKind | None = None,
+    ) -> list[Event]:
         """Return the newest events of [since, until), newest first; none where they cannot be read."""
         try:
-            return self._store.events(since, until, slice_name, limit)
+            return self._store.events(since, until, slice_name, limit, kind)
         except StateRefused:
             return []
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bwexporter import __version__
+from bwexporter.core.report import EventKind
 from bwexporter.web.browse import CAPPED, MOST_ROWS, SORTS, VERDICTS
 
 _Schema = Mapping[str, Any]
@@ -234,6 +235,9 @@ def document(telemetry_path: str) -> dict[str, Any]:
                 [
                     *_SPAN,
                     _parameter("slice", "Only of this slice.", {"type": "string"}),
+                    _parameter(
+                        "kind", "Only of this kind.", {"type": "string", "enum": [kind.value for kind in EventKind]}
+                    ),
                     _OFFSET,
                     _parameter("limit", "At most so many, 100 unless said otherwise.", _WHOLE),
                 ],

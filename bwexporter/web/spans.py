@@ -1,7 +1,7 @@
-"""Which past a reader wants to see: of which lane, from when to when, in which steps.
+"""Which past a reader wants to see: of which lane or kind, from when to when, in which steps.
 
-Turns the parameters of a URL into a lane and a span of time. Knows: the parameters that there are, how long a span may
-be. Does not know: what is told of it.
+Turns the parameters of a URL into a lane, a kind of event and a span of time. Knows: the parameters that there are, how
+long a span may be. Does not know: what is told of it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bwexporter.core.lanes import Lane
-from bwexporter.core.report import Report
+from bwexporter.core.report import EventKind, Report
 from bwexporter.web.browse import BadQuery, number
 from bwexporter.web.history import COARSE_SECONDS, FINE_SECONDS
 
@@ -19,6 +19,15 @@ MOST_SPANS = 2016  # a week of five minutes
 def read_span(parameters: Mapping[str, str]) -> tuple[float, float]:
     """Read the span of time of events: without one, all of it. BadQuery."""
     return _instant(parameters, "since", 0.0), _instant(parameters, "until", 1e11)
+
+
+def read_kind(parameters: Mapping[str, str]) -> EventKind | None:
+    """Read which kind of event is asked for; BadQuery."""
+    written = parameters.get("kind")
+    try:
+        return EventKind(written) if written else None
+    except ValueError:
+        raise BadQuery(f"kind is one of {', '.join(kind.value for kind in EventKind)}") from None
 
 
 def _instant(parameters: Mapping[str, str], name: str, default: float) -> float:
