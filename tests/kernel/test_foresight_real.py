@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 import subprocess
@@ -26,7 +27,7 @@ CONFIG = {
     "interval": "1s",
     "period": "1d",
     "devices": [{"name": "v0", "cap": "100mbit", "line_rate": "1gbit"}],
-    "defaults": {"normal": {"full": "10mbit", "allowance": "100MB"}},
+    "defaults": {"normal": {"full": "10mbit", "allowance": "300MB", "threshold": "20%"}},
 }
 SLICES = [{"name": name, "id": number} for number, name in ((1, "ann"), (2, "bob"))]
 
@@ -50,7 +51,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
 
 
 def test_metric_api_page_and_why_say_the_same(program: Program) -> None:
-    """She is expected to reach her threshold of 80 MB in the second of these hours."""
+    """She is expected to reach her threshold of 60 MB in the second of these hours, whatever minute it is now."""
     wait_for(lambda: program.lane("ann")["earlier_periods"] == 3, seconds=30, what="habits")
     program.turn()
     before, metrics, after = program.lane("ann"), program.metrics(), program.lane("ann")
@@ -61,7 +62,9 @@ def test_metric_api_page_and_why_say_the_same(program: Program) -> None:
     until_second_hour = 2 * 3600 - time.time() % 3600
     assert until_second_hour < before["seconds_to_threshold"] < until_second_hour + 3600
     assert before["seconds_to_allowance"] is None
-    assert before["expected_used_bytes"] == pytest.approx(2 * 55 * MEGABYTE * 0.84, rel=0.05)
+    until_first_hour = 1 - time.time() % 3600 / 3600
+    left_of_late = (1 - math.exp(-1)) * (math.exp(-until_first_hour) + math.exp(-until_first_hour - 1))
+    assert before["expected_used_bytes"] == pytest.approx(55 * MEGABYTE * (2 - left_of_late), rel=0.1)
     labels = 'device="v0",slice="ann",traffic="normal"'
     published = metrics[f"bwexporter_slice_seconds_to_threshold{{{labels}}}"]
     assert after["seconds_to_threshold"] <= published <= before["seconds_to_threshold"]
