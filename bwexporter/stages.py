@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bwexporter import spreading
-from bwexporter.core import accounting, carry, events, forecast, lives, plan, policies, policy
+from bwexporter.core import accounting, carry, events, lives, plan, policies, policy
 from bwexporter.core.habits import Habits
 from bwexporter.core.lanes import B1, F8, I8, Act, Changes, Classes, Instant, Ledger, Outcomes, Snapshot, Verdicts
 from bwexporter.core.orders import Order
@@ -140,7 +140,7 @@ def _next_look_seconds(desk: Desk, occasion: Occasion) -> float:
     """Return the time until the device is to be looked at again, for the sake of one of its lanes or of all."""
     until_regular = occasion.until_regular_seconds
     next_look = policy.next_look_seconds(
-        desk.ledger,
+        policies.counting(desk.ledger),
         desk.tariffs,
         interval_seconds=until_regular,
         shortest_interval_seconds=min(occasion.pace.shortest_interval_seconds, until_regular),
@@ -199,7 +199,7 @@ def _lost(desk: Desk) -> bool | B1:
 def hold(work: Work) -> None:
     """Replace the law's ceilings by those that carry each lane to its period's end without another look."""
     if work.verdicts is not None:
-        work.verdicts = policy.hold(work.desk.ledger, work.desk.tariffs, work.verdicts)
+        work.verdicts = policies.hold(work.desk.ledger, work.desk.tariffs, work.verdicts)
 
 
 def plan_changes(work: Work, *, whole: bool = False) -> None:
@@ -344,7 +344,7 @@ def _of_outcomes(desk: Desk, changes: Changes, outcomes: Outcomes | None) -> tup
 
 def _device_report(work: Work, verdicts: Verdicts, changes: Changes, habits: Habits | None = None) -> DeviceReport:
     desk = work.desk
-    ahead = forecast.forecast(desk.ledger, desk.tariffs.lanes, verdicts, habits)
+    ahead = policies.foreseen(desk.ledger, desk.tariffs.lanes, verdicts, habits)
     return DeviceReport(
         device=desk.device,
         trouble=work.trouble,

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from bwexporter import stages
-from bwexporter.core import enrolment, hand
+from bwexporter.core import enrolment, hand, rings
 from bwexporter.core.habits import Habits
 from bwexporter.core.lanes import Changes, Instant, Ledger, Snapshot
 from bwexporter.core.orders import Action, Command, InForce, Order
@@ -308,6 +308,7 @@ class Turns:
     def enlist(self, desk: Desk) -> None:
         """Put a device on the roster, or give it other tariffs; its accounts go on."""
         ledger = enrolment.enrol(desk.ledger, desk.tariffs, desk.tree.handles(desk.tariffs), desk.rules)
+        ledger = rings.enrolled(ledger, desk.tariffs)
         desk = replace(desk, ledger=ledger, report=None, written=desk.tariffs)
         desk.steer(self._orders)
         self.desks[desk.device] = desk

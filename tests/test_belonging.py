@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 from bwexporter.core.lanes import Act, Lane, Reason
+from bwexporter.core.plans import LAW, Policy, Rung
 from bwexporter.core.report import Event, EventKind, Report
 from tests.node import DEVICE, Node
 from tests.simulation import Cheat, Sender, Sends, late, straddling
 
 DAY = 86_400.0
 MEGABYTE = 1_000_000
+LADDER = Policy(ladder=(Rung(0.5, 50_000), Rung(1.0, 1_000)))
+POLICIES = (LAW, LAW, LAW, LAW, Policy(sliding_seconds=DAY), Policy(sliding_seconds=DAY / 4), LADDER)
 
 
 class Audit:
@@ -70,11 +74,12 @@ def a_mixed_cast(slices: int) -> list[Sender]:
         lambda allowance: straddling(allowance, DAY, chance.choice([0.3, 30.0])),
     )
     sizes = [20 * MEGABYTE, 100 * MEGABYTE, 1_000 * MEGABYTE, 10_800 * MEGABYTE]
-    return [sorts[at % len(sorts)](chance.choice(sizes)) for at in range(slices)]
+    cast = [sorts[at % len(sorts)](chance.choice(sizes)) for at in range(slices)]
+    return [replace(sender, policy=POLICIES[at % len(POLICIES)]) for at, sender in enumerate(cast)]
 
 
 def test_in_a_day_of_200_slices_every_change_of_a_ceiling_belongs_to_one_event() -> None:
-    """Greedy, bursty, idle, late and straddling ones, and one whose class is made anew all the time."""
+    """Greedy, bursty, idle, late and straddling ones, some with a policy; one has its class made anew all the time."""
     audit = Audit()
     cast = [*a_mixed_cast(199), Sender(100 * MEGABYTE, cheat=Cheat.RECREATED)]
     loop = Sends(cast, 600.0, DAY, random.Random(1), hears=audit.hear)

@@ -10,15 +10,19 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bwexporter.core.lanes import Lane, Traffic
+from bwexporter.core import policies, rings
+from bwexporter.core.lanes import Lane, Ledger, Rings, Traffic
+from bwexporter.core.plans import Policy
 from bwexporter.core.report import Event, EventKind
 from bwexporter.errors import StateRefused
 from bwexporter.state import SaveOutcome, State, open_state, schema
+from tests.builders import make_tariffs
 from tests.kernel.daemon_rig import NOBODY, readable_by_nobody
 from tests.state_cases import NOON, event, ledger, same
 
@@ -222,6 +226,56 @@ def test_a_file_of_version_1_is_read_by_this_program(version_1: Path) -> None:
     assert numbers(state.events(0, NOON + 999)) == [310, 10, 0]
     assert state.use("eth0", "a", Traffic.NORMAL, 0, NOON + 999, 300) == [(NOON, 1300), (NOON + 300, 10)]
     state.close()
+
+
+def sliding_ledger(newest: int, past: np.ndarray, *, wall: float = NOON) -> Ledger:
+    """Return a ledger whose second lane has a window."""
+    before = ledger({"a": 310, "b": 1000}, wall=wall)
+    row = (np.array([1]), np.array([86_400.0]), np.array([np.inf]), np.array([944_444]), np.array([newest]))
+    return replace(before, rings=Rings(*row, past_bytes=past))
+
+
+def test_windows_come_back_and_their_past_is_written_only_when_a_slot_ends(state: State, path: Path) -> None:
+    """The slot that runs is saved with every turn; a device that has no window any more leaves no row."""
+    past = np.arange(48)[None, :]
+    assert state.save([sliding_ledger(7, past)], [], NOON).saved
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE written (device TEXT)")
+        connection.execute(
+            "CREATE TRIGGER seen AFTER INSERT ON rings BEGIN INSERT INTO written VALUES (new.device); END"
+        )
+        connection.commit()
+    for newest in (8, 9):
+        assert state.save([sliding_ledger(newest, past, wall=NOON + newest)], [], NOON + newest).saved
+    assert state.save([sliding_ledger(1, past + 1, wall=NOON + 10)], [], NOON + 10).saved
+    state.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM written").fetchone() == (1,)
+        connection.execute("DROP TRIGGER seen")
+        connection.execute("DROP TABLE written")
+        connection.commit()
+
+    again = open_state(path, now_wall_seconds=NOON)
+    assert same(again.load()["eth0"], sliding_ledger(1, past + 1, wall=NOON + 10))
+    assert again.save([ledger({"a": 310}, wall=NOON + 20)], [], NOON + 20).saved
+    again.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM rings").fetchone() == (0,)
+
+
+def test_a_file_of_before_sliding_windows_opens_without_any(version_1: Path) -> None:
+    """And the lanes that then have one begin with what they used in their periods."""
+    state = open_state(version_1, now_wall_seconds=NOON)
+    found = state.load()["eth0"]
+    state.close()
+    assert found.rings is None
+    tariffs = make_tariffs(2, policies={0: Policy(sliding_seconds=86_400.0)})
+
+    begun = rings.enrolled(found, tariffs)
+
+    assert policies.counting(begun).accounts.used_bytes.tolist() == found.accounts.used_bytes.tolist()
+    assert begun.rings is not None
+    assert begun.rings.newest_bytes.tolist() == [found.accounts.used_bytes[0]]
 
 
 def test_migrations_are_applied_in_order_from_the_version_that_is_found(version_1: Path) -> None:

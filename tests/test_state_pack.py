@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bwexporter.core.lanes import Accounts, Counters, Instant, Lane, Ledger, Traffic
+from bwexporter.core.lanes import Accounts, Counters, Instant, Lane, Ledger, Rings, Traffic
 from bwexporter.state import open_state
-from bwexporter.state.pack import Damaged, pack_ledger, unpack_ledger
+from bwexporter.state.pack import Damaged, pack_ledger, pack_past, unpack_ledger
 from tests.state_cases import DTYPES, NOON, ledger, same
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -30,6 +30,7 @@ def any_ledger(draw: st.DrawFn) -> Ledger:
     """Return any ledger whatever."""
     lanes = draw(st.lists(st.builds(Lane, NAMES, NAMES, st.sampled_from(Traffic)), max_size=6, unique=True))
     parents = draw(st.integers(0, 3))
+    windows = draw(st.integers(0, 4))
     return Ledger(
         device=draw(NAMES),
         ifindex=draw(NUMBERS),
@@ -45,7 +46,18 @@ def any_ledger(draw: st.DrawFn) -> Ledger:
         tree_sent_bytes=draw(NUMBERS),
         direct_packets_seen=draw(NUMBERS),
         direct_packets=draw(NUMBERS),
+        rings=draw(rings(windows)) if windows else None,
     )
+
+
+def rings(rows: int) -> st.SearchStrategy[Rings]:
+    """Return any windows, of so many lanes."""
+    numbers, seconds = arrays(np.int64, rows), arrays(np.float64, rows)
+    return st.builds(Rings, numbers, seconds, seconds, numbers, numbers, arrays(np.int64, (rows, 48)))
+
+
+def past_of(ledger: Ledger) -> bytes | None:
+    return None if ledger.rings is None else pack_past(ledger.rings)
 
 
 @settings(deadline=None, max_examples=100)
@@ -53,7 +65,7 @@ def any_ledger(draw: st.DrawFn) -> Ledger:
 def test_any_ledger_comes_back_to_the_bit(before: Ledger) -> None:
     keys = np.arange(len(before.lanes), dtype=np.int64) + 40
     table = dict(zip(keys.tolist(), before.lanes, strict=True))
-    assert same(unpack_ledger(before.device, pack_ledger(before, keys), table), before)
+    assert same(unpack_ledger(before.device, pack_ledger(before, keys), table, past_of(before)), before)
 
 
 @settings(deadline=None, max_examples=200)
@@ -124,3 +136,14 @@ def test_a_row_that_was_cut_short_is_noticed(rest: int) -> None:
 def test_a_lane_without_a_name_is_noticed() -> None:
     with pytest.raises(Damaged, match="miss 1"):
         unpack_ledger("eth0", pack_ledger(ledger({"a": 5}), np.array([1])), {})
+
+
+def test_a_window_whose_past_is_not_there_is_noticed() -> None:
+    """Two rows hold it, which one transaction wrote."""
+    before = ledger({"a": 5})
+    slides = replace(before, rings=Rings(*[np.array([1])] * 5, past_bytes=np.ones((1, 48), np.int64)))
+    packed, other = pack_ledger(slides, np.array([1])), pack_past(slides.rings.take(np.array([0, 0])))
+    with pytest.raises(Damaged, match="sliding windows"):
+        unpack_ledger("eth0", packed, {1: before.lanes[0]})
+    with pytest.raises(Damaged, match="unequal length"):
+        unpack_ledger("eth0", packed, {1: before.lanes[0]}, other)

@@ -14,6 +14,7 @@ from rich.tree import Tree
 
 from bwexporter.cli.looking import Standing
 from bwexporter.core.lanes import UNLIMITED, Lane, Snapshot
+from bwexporter.core.policies import counting
 from bwexporter.desk import Desk
 from bwexporter.units import print_rate, print_volume
 
@@ -107,7 +108,7 @@ def lanes_of(desk: Desk) -> dict[int, Lane]:
 
 
 def _accounts(desk: Desk) -> dict[Lane, _Account]:
-    used = dict(zip(desk.ledger.lanes, desk.ledger.accounts.used_bytes.tolist(), strict=True))
+    used = dict(zip(desk.ledger.lanes, counting(desk.ledger).accounts.used_bytes.tolist(), strict=True))
     allowances = dict(zip(desk.tariffs.lanes, desk.tariffs.allowance_bytes.tolist(), strict=True))
     return {
         lane: _Account(

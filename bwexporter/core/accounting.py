@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bwexporter.core import enrolment, lives, periods
+from bwexporter.core import enrolment, lives, periods, rings
 from bwexporter.core.lanes import F8, I8, Accounts, Instant, Ledger, Snapshot
 from bwexporter.core.places import Places
 
@@ -96,6 +96,7 @@ def advance(
         direct_packets_seen=snapshot.direct_packets,
         direct_packets=ledger.direct_packets
         + _direct_gain(ledger, snapshot, same_life=same_device and not found.tree_ended),
+        rings=rings.advanced(ledger.rings, counted, ledger.ledger_seconds + elapsed),
     )
     restarted = ledger.counters.account[found.restarted]
     restarted = np.unique(restarted) if len(restarted) else restarted
@@ -250,8 +251,11 @@ def _moved_by_step(
 
 
 def _without_ended_departures(count: Count) -> Count:
-    """Leave out accounts of removed slices whose period has ended and whose class is gone."""
-    ledger, moved_to = enrolment.pruned(count.ledger, ended_rows=count.rolled)
+    """Leave out accounts of removed slices whose period and window have ended and whose class is gone."""
+    ended = count.rolled
+    if count.ledger.rings is not None:
+        ended = np.setdiff1d(ended, count.ledger.rings.account)
+    ledger, moved_to = enrolment.pruned(count.ledger, ended_rows=ended)
     if ledger is count.ledger:
         return count
     restarted, rolled = moved_to[count.restarted], moved_to[count.rolled]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bwexporter.core import periods
-from bwexporter.core.lanes import F8, I8, Accounts, Columns, Counters, Instant, Ledger, Tariffs
+from bwexporter.core.lanes import F8, I8, Accounts, Columns, Counters, Instant, Ledger, Rings, Tariffs
 
 
 def open_ledger(device: str, ifindex: int, now: Instant) -> Ledger:
@@ -54,6 +54,7 @@ def enrol(ledger: Ledger, tariffs: Tariffs, handles: I8, rules: Sequence[periods
         enrolled=len(tariffs.lanes),
         accounts=Accounts(**_moved_columns(ledger.accounts, came_from, fresh)),
         counters=_enrol_counters(ledger.counters, handles, came_from),
+        rings=_moved_rings(ledger.rings, _moved_to(came_from)),
     )
 
 
@@ -79,6 +80,7 @@ def pruned(ledger: Ledger, *, ended_rows: I8) -> tuple[Ledger, I8]:
         lanes=tuple(lane for lane, stays in zip(ledger.lanes, stay.tolist(), strict=True) if stays),
         accounts=ledger.accounts.take(stay),
         counters=replace(counters, account=moved_to[counters.account]),
+        rings=_moved_rings(ledger.rings, moved_to),
     ), moved_to
 
 
@@ -125,12 +127,27 @@ def _enrol_counters(counters: Counters, handles: I8, came_from: I8) -> Counters:
     row_of = {handle: row for row, handle in enumerate(counters.handle.tolist())}
     rows = [row_of.pop(handle, -1) for handle in handles.tolist()]
     left = np.array(sorted(row for row in row_of.values() if counters.alive[row]), np.int64)
-    moved_to = np.zeros(len(came_from) + 1, np.int64)
-    moved_to[came_from] = np.arange(len(came_from))
-    account = np.concatenate([np.arange(len(handles)), moved_to[counters.account[left]]])
+    account = np.concatenate([np.arange(len(handles)), _moved_to(came_from)[counters.account[left]]])
     fresh = _fresh_counters(np.concatenate([handles, counters.handle[left]]), account)
     columns = _moved_columns(counters, np.concatenate([np.array(rows, np.int64), left]), fresh)
     return Counters(**{**columns, "account": account})
+
+
+def _moved_to(came_from: I8) -> I8:
+    """Return the new row of each old one."""
+    moved_to = np.zeros(len(came_from) + 1, np.int64)
+    moved_to[came_from] = np.arange(len(came_from))
+    return moved_to
+
+
+def _moved_rings(rings: Rings | None, moved_to: I8) -> Rings | None:
+    """Return the rings of accounts that stay, by their new rows."""
+    if rings is None:
+        return None
+    account = moved_to[rings.account]
+    order = np.argsort(account)
+    order = order[account[order] >= 0]
+    return replace(rings.take(order), account=account[order]) if len(order) else None
 
 
 def _moved_columns(old: Columns, came_from: I8, fresh: Columns) -> dict[str, Any]:

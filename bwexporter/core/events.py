@@ -25,6 +25,7 @@ from bwexporter.core.lanes import (
     Ledger,
     Outcomes,
     Reason,
+    Slid,
     Tariffs,
     Verdicts,
 )
@@ -107,10 +108,22 @@ def _inputs(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, row: int) -> d
     }
     if verdicts.counted_part is not None and verdicts.counted_part[row] < 1.0:
         inputs["counted_part"] = float(verdicts.counted_part[row])
+    if verdicts.slid is not None and verdicts.slid.window_seconds[row]:
+        inputs |= _of_window(verdicts.slid, row)
     if verdicts.allowance_bytes[row] < UNLIMITED:
         inputs["allowance_bytes"] = int(verdicts.allowance_bytes[row])
         inputs["threshold_bytes"] = int(verdicts.threshold_bytes[row])
     return inputs
+
+
+def _of_window(slid: Slid, row: int) -> dict[str, int | float | str]:
+    """Return what a sliding window holds, which takes the place of what was used in the period, and what is left."""
+    return {
+        "used_bytes": int(slid.used_bytes[row]),
+        "window_seconds": float(slid.window_seconds[row]),
+        "room_bytes": int(slid.room_bytes[row]),
+        "room_seconds": round(float(slid.room_seconds[row]), 3),
+    }
 
 
 def of_guarantees(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, told: F8) -> tuple[tuple[Event, ...], F8]:

@@ -105,7 +105,7 @@ class Columns:
         if rows.dtype == bool:
             rows = np.flatnonzero(rows)
         values = _getter(tuple(self.__dataclass_fields__))(self)
-        return type(self)(*[value.take(rows) if isinstance(value, np.ndarray) else value for value in values])
+        return type(self)(*[value.take(rows, axis=0) if isinstance(value, np.ndarray) else value for value in values])
 
 
 def _columns(columns: Columns) -> tuple[NDArray[Any], ...]:
@@ -228,6 +228,21 @@ class Accounts(Columns):
 
 
 @dataclass(frozen=True, slots=True)
+class Rings(Columns):
+    """What lanes with a sliding window have sent in its slots of time; one row for each such lane, by rising account.
+
+    Slots are numbered from the beginning of ledger time on; each is as long as a fixed part of its lane's window.
+    """
+
+    account: I8  # row of the account
+    window_seconds: F8
+    unwanted_since: F8  # ledger time; infinity while the lane's policy asks for the window
+    newest_slot: I8  # the number of the slot that runs
+    newest_bytes: I8  # what was counted in it
+    past_bytes: I8  # rows x slots of a window: what was counted in the slots before it, the oldest first
+
+
+@dataclass(frozen=True, slots=True)
 class Ledger:
     """The accounts of one device, and all that is needed to go on counting from the last look.
 
@@ -249,6 +264,7 @@ class Ledger:
     tree_sent_bytes: int
     direct_packets_seen: int
     direct_packets: int  # over the life of the ledger
+    rings: Rings | None = None  # None: no lane has a sliding window
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +289,16 @@ class Tariffs(Columns):
 
 
 @dataclass(frozen=True, slots=True)
+class Slid(Columns):
+    """What sliding windows come to; rows are those of the tariffs, and all 0 for a lane that has none."""
+
+    window_seconds: F8
+    used_bytes: I8  # in the window
+    room_bytes: I8  # what may be sent within the next `room_seconds`, which is where the rate comes from; 0: not asked
+    room_seconds: F8
+
+
+@dataclass(frozen=True, slots=True)
 class Verdicts(Columns):
     """What the law says of each enrolled lane; rows are those of the tariffs.
 
@@ -289,6 +315,7 @@ class Verdicts(Columns):
     capped: B1  # below the full rate because of the account; pacing is not a cap
     admitted_ratio: float  # smallest scale that guarantees had to be multiplied by; 1.0 when all were admitted
     counted_part: F8 | None = None  # of what is sent now, by policy; None: all of it for every lane
+    slid: Slid | None = None  # None: no lane has a sliding window
 
 
 @dataclass(frozen=True, slots=True)

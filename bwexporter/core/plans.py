@@ -1,4 +1,4 @@
-"""The words of policies: rungs of a ladder, windows of the day, a carry.
+"""The words of policies: rungs of a ladder, windows of the day, a carry, a sliding window.
 
 Turns nothing into anything: it names what people choose for a lane. Knows: fields and units. Does not know: what any of
 it makes of a verdict.
@@ -34,6 +34,10 @@ class Windows:
     timezone: str = "UTC"
 
 
+THE_PERIOD = 0.0
+"""A sliding window that is as long as the lane's period, before anybody knows how long that is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What is chosen for a lane; what is left out is as the law says."""
@@ -41,6 +45,7 @@ class Policy:
     ladder: tuple[Rung, ...] = ()  # by rising part
     windows: Windows | None = None
     carry_part: float = 0.0  # of the allowance: how much unused volume is carried over at most
+    sliding_seconds: float | None = None  # so long after it was sent a byte is free again; None: when the period ends
 
 
 LAW = Policy()

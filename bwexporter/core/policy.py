@@ -102,6 +102,14 @@ class Steered(NamedTuple):
     capped: B1
 
 
+class Evenly(NamedTuple):
+    """Lanes whose use, and the rate that they can keep, are not those of a period."""
+
+    rows: I8
+    used_bytes: I8
+    bytes_per_second: F8
+
+
 class _Case(NamedTuple):
     """The lanes that the law has to be asked for, with the columns of those alone."""
 
@@ -187,9 +195,9 @@ def steered(
     return Steered(ceiling, asked, reason, _capped(ceiling, reason, tariffs))
 
 
-def rounded(rate: F8, full: I8) -> I8:
-    """Rule 6: return rates as ceilings, down to 7 significant bits below the full rate, at least 1 byte a second."""
-    return _ceiling(rate, np.ones_like(full), full)
+def rounded(rate: F8, full: I8, floor: I8 | None = None) -> I8:
+    """Rule 6: return rates as ceilings, down to 7 significant bits below the full rate, not below floor or 1."""
+    return _ceiling(rate, np.ones_like(full) if floor is None else floor, full)
 
 
 def framed(
@@ -235,10 +243,12 @@ def _ruled(case: _Case, frame: Frame, horizon_seconds: F8) -> tuple[I8, Reasons]
         rate = np.where(into_next > 0, np.minimum(rate, fresh), rate)
     rate = np.where(allowance >= UNLIMITED, case.terms.full, rate)
     ceiling = _ceiling(rate, frame.floor[rows], case.full)
-    return ceiling, _reason(case.used, allowance, threshold, ceiling < case.full)
+    return ceiling, reason_of(case.used, allowance, threshold, ceiling < case.full)
 
 
-def hold(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, *, enforcing: bool = True) -> Verdicts:
+def hold(
+    ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, *, enforcing: bool = True, evenly: Evenly | None = None
+) -> Verdicts:
     """Return verdicts for a program that stops and keeps hold: ceilings that carry each lane to its period's end.
 
     That is the spread of rule 4, between floor and full rate, also below the threshold. The reserve of the tail stays
@@ -250,9 +260,12 @@ def hold(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, *, enforcing: boo
     span = np.maximum((accounts.period_end_at - accounts.period_start_at)[: len(tariffs)], remaining)
     terms = _terms(full, allowance, verdicts.threshold_bytes, span)
     spread = _spread(terms, np.maximum(terms.allowance - used, 0.0), remaining)
+    if evenly is not None:
+        used = used.copy()
+        used[evenly.rows], spread[evenly.rows] = evenly.used_bytes, evenly.bytes_per_second
     rate = np.where(allowance >= UNLIMITED, full, np.minimum(full, spread))
     ceiling = _ceiling(rate, verdicts.floor_bytes_per_second, full)
-    reason = _reason(used, allowance, verdicts.threshold_bytes, ceiling < full)
+    reason = reason_of(used, allowance, verdicts.threshold_bytes, ceiling < full)
     ceiling, reason = _lowered_by_hand(tariffs, ceiling, reason)
 
     kept = np.isin(verdicts.reason, _KEPT)
@@ -422,7 +435,7 @@ def _ceiling(rate: F8, floor: I8, full: I8) -> I8:
     return np.where(rate >= full, full, np.minimum(np.maximum(rounded, floor), full))
 
 
-def _reason(used: I8, allowance: I8, threshold: I8, lowered: B1) -> Reasons:
+def reason_of(used: I8, allowance: I8, threshold: I8, lowered: B1) -> Reasons:
     """Say which rule spoke; a lane without an allowance is always within it."""
     below = (used < threshold) | (allowance >= UNLIMITED)
     above = np.where(used >= allowance, Reason.OVER_ALLOWANCE, Reason.OVER_THRESHOLD)

@@ -10,6 +10,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from bwexporter.core.lanes import B1, F8, I8, Changes, Columns, Instant, Lane, Ledger, Outcomes, Tariffs, Verdicts
 from bwexporter.core.orders import InForce
 
@@ -82,6 +84,12 @@ class DeviceReport:
     expected_used_bytes: I8 | None = None  # at the period's end, as forecast
     earlier_periods: I8 | None = None  # whose same hours speak in the forecasts; 0: the recent rate alone
     would_be: WouldBe | None = None  # None: no lane is in shadow
+
+    @property
+    def used_bytes(self) -> I8:
+        """Return what counts against each allowance: what was used in the period, or what the sliding window holds."""
+        used, slid = self.ledger.accounts.used_bytes[: len(self.tariffs)], self.verdicts.slid
+        return used if slid is None else np.where(slid.window_seconds > 0, slid.used_bytes, used)
 
 
 @dataclass(frozen=True, slots=True)

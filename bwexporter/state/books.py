@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from bwexporter.core.hand import Hand
-from bwexporter.core.lanes import I8, Lane, Ledger, Traffic
+from bwexporter.core.lanes import I8, Lane, Ledger, Rings, Traffic
 from bwexporter.core.places import find
 from bwexporter.core.report import Event, EventKind
 from bwexporter.core.sights import Kept
 from bwexporter.state import schema, use
 from bwexporter.state.orders import pack_hand, unpack_hand
-from bwexporter.state.pack import Damaged, Packed, Stored, pack_ledger, unpack_columns, unpack_ledger
+from bwexporter.state.pack import Damaged, Packed, Stored, pack_ledger, pack_past, unpack_columns, unpack_ledger
 
 KEPT_SECONDS = 400 * 86400.0
 """How long events are kept, and names (lanes, ids) that no account and no turn has named since."""
@@ -86,9 +86,11 @@ class _Rows:
 
 def read_contents(connection: sqlite3.Connection) -> Contents:
     """Read and check all accounts; raise Damaged if one is not whole."""
-    lanes = _lanes(connection)
+    lanes, pasts = _lanes(connection), dict[str, bytes]()
+    if schema.version_of(connection) >= schema.FIRST_VERSION_WITH_RINGS:
+        pasts = dict(connection.execute("SELECT device, packed FROM rings"))
     ledgers = {
-        device: unpack_ledger(device, packed, lanes)
+        device: unpack_ledger(device, packed, lanes, pasts.get(device))
         for device, packed in connection.execute("SELECT device, packed FROM accounts")
     }
     for (packed,) in connection.execute("SELECT packed FROM use_openings"):
@@ -226,6 +228,7 @@ class Books:
         self._openings = {device: _opening(self._connection, device) for device in devices}
         self._rows: dict[str, _Rows] = {}
         self._packed: dict[str, dict[str, Stored]] = {}
+        self._pasts: dict[str, I8 | None] = {}  # of rings, as written
         self._written_tokens: tuple[str, ...] | None = None
         self._had_orders = True
 
@@ -296,6 +299,18 @@ class Books:
             ON CONFLICT (device) DO UPDATE SET saved_at = excluded.saved_at, packed = excluded.packed""",
             (ledger.device, at, packed.data),
         )
+        self._write_past(ledger.device, ledger.rings)
+
+    def _write_past(self, device: str, rings: Rings | None) -> None:
+        """Write what rings hold of the slots that ended, where that is not what was written last."""
+        past = None if rings is None else rings.past_bytes
+        if device in self._pasts and self._pasts[device] is past:
+            return
+        if rings is None:
+            self._connection.execute("DELETE FROM rings WHERE device = ?", (device,))
+        else:
+            self._connection.execute("INSERT OR REPLACE INTO rings VALUES (?, ?)", (device, pack_past(rings)))
+        self._pasts[device] = past
 
     def _rows_of(self, ledger: Ledger, at: float) -> _Rows:
         known = self._rows.get(ledger.device)

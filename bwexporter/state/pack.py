@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bwexporter.core.lanes import I8, Accounts, Counters, Instant, Lane, Ledger
+from bwexporter.core.lanes import I8, Accounts, Counters, Instant, Lane, Ledger, Rings
 
 _HEAD = struct.Struct("<4sHxxI")
 _MAGIC = b"bwxl"
@@ -36,6 +36,8 @@ _ADDED = ("accounts.carried_bytes",)
 _PARENTS = ("parent_handle", "parent_sent_bytes")
 _ACCOUNTS = tuple(field.name for field in fields(Accounts))
 _COUNTERS = tuple(field.name for field in fields(Counters))
+_PAST = "past_bytes"
+_RINGS = tuple(field.name for field in fields(Rings) if field.name != _PAST)
 
 _NARROW = (("<u1", 1 << 8), ("<u2", 1 << 16), ("<u4", 1 << 32))
 _WIDEST = 1 << 62  # between the numbers of a column that is reckoned with: nothing then leaves 64 bits
@@ -75,6 +77,15 @@ def pack_ledger(ledger: Ledger, lane_ids: I8, kept: dict[str, Stored] | None = N
         **{name: int(getattr(ledger, name)) for name in _INTEGERS},
         **{name: float(getattr(ledger, name)) for name in _SECONDS},
     }
+    return _sealed(header, stored)
+
+
+def pack_past(rings: Rings) -> bytes:
+    """Pack what rings hold of the slots before those that run; the rest of them goes with the accounts."""
+    return _sealed({"slots": rings.past_bytes.shape[1]}, [_stored(_PAST, rings.past_bytes.reshape(-1), {})])
+
+
+def _sealed(header: Mapping[str, Any], stored: Sequence[Stored]) -> bytes:
     text = f'{json.dumps(header)[:-1]}, "columns": [{", ".join([one.layout for one in stored])}]}}'.encode()
     body = b"".join([_HEAD.pack(_MAGIC, _FORMAT, len(text)), text, *[one.data for one in stored]])
     return body + blake2b(body, digest_size=_DIGEST_BYTES).digest()
@@ -141,10 +152,15 @@ def _columns_of(ledger: Ledger, lane_ids: I8) -> Iterator[tuple[str, NDArray[Any
         yield f"counters.{name}", getattr(ledger.counters, name)
     for name in _PARENTS:
         yield name, getattr(ledger, name)
+    for name in _RINGS if ledger.rings is not None else ():
+        yield f"rings.{name}", getattr(ledger.rings, name)
 
 
-def unpack_ledger(device: str, packed: bytes, lanes: Mapping[int, Lane]) -> Ledger:
-    """Return the Ledger that was packed; `lanes` is the table of lanes by key. Raise Damaged if it is not whole."""
+def unpack_ledger(device: str, packed: bytes, lanes: Mapping[int, Lane], past: bytes | None = None) -> Ledger:
+    """Return the Ledger that was packed; `lanes` is the table of lanes by key. Raise Damaged if it is not whole.
+
+    `past` is what `pack_past` made of the same ledger's rings, where it had any.
+    """
     header, columns = unpack_columns(packed)
     try:
         scalars: dict[str, Any] = {name: header[name] for name in _INTEGERS + _SECONDS}
@@ -155,11 +171,23 @@ def unpack_ledger(device: str, packed: bytes, lanes: Mapping[int, Lane]) -> Ledg
             lanes=tuple(lanes[lane_id] for lane_id in columns["lane"].tolist()),
             accounts=Accounts(**{name: _column(columns, f"accounts.{name}") for name in _ACCOUNTS}),
             counters=Counters(**{name: columns[f"counters.{name}"] for name in _COUNTERS}),
+            rings=_rings(columns, past),
             **scalars,
             **parents,
         )
     except (KeyError, ValueError) as error:
         raise Damaged(f"the accounts of {device} miss {error}") from error
+
+
+def _rings(columns: Mapping[str, NDArray[Any]], past: bytes | None) -> Rings | None:
+    """Return the rings; KeyError or ValueError where the two parts of them do not belong together."""
+    if "rings.account" not in columns:
+        return None
+    if past is None:
+        raise KeyError("the past of its sliding windows")
+    header, packed = unpack_columns(past)
+    held = packed[_PAST].reshape(-1, header["slots"])
+    return Rings(**{name: columns[f"rings.{name}"] for name in _RINGS}, past_bytes=held)
 
 
 def _column(columns: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:

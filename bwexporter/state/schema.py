@@ -74,12 +74,19 @@ def _packing_of_version_4(_: sqlite3.Connection) -> None:
     """Change no table: from here on accounts are packed in a format that older programs would take for damaged."""
 
 
-FIRST_VERSION_WITH_ORDERS, FIRST_VERSION_WITH_SIGHTS = 2, 3
+def _rings_of_version_5(connection: sqlite3.Connection) -> None:
+    # What sliding windows hold of the slots before the one that runs, which is a column of the accounts: these change
+    # once in a slot and not at every turn. A device without such a lane has no row.
+    connection.execute("CREATE TABLE rings (device TEXT PRIMARY KEY, packed BLOB NOT NULL)")
+
+
+FIRST_VERSION_WITH_ORDERS, FIRST_VERSION_WITH_SIGHTS, FIRST_VERSION_WITH_RINGS = 2, 3, 5
 MIGRATIONS: Sequence[Migration] = (
     _tables_of_version_1,
     _orders_of_version_2,
     _sights_of_version_3,
     _packing_of_version_4,
+    _rings_of_version_5,
 )
 """Migration n leads from version n to n + 1; they are only ever added to."""
 
