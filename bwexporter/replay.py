@@ -16,16 +16,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bwexporter.core import wheel
+from bwexporter.core import rings, wheel, windows
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import I8, Instant, Lane, Ledger, Tariffs
 from bwexporter.core.periods import PeriodRule, Rolling
+from bwexporter.core.policies import counting
 from bwexporter.core.wheel import Moved
 from bwexporter.desk import Tree
 from bwexporter.reliving import Reliving, Span, Terms, note
 from bwexporter.stages import Pace
 
 BOOT_SECONDS = 1000.0
+_WITHIN_SECONDS = 1e-3  # before its end an interval is still itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Recorded:
     sent_bytes: I8  # one row an interval, one column a lane
     period_starts: Mapping[Lane, tuple[float, int]] = field(default_factory=dict)  # Unix time, and used since
     moved: tuple[Moved, ...] = ()  # the orders by hand until the last interval's end, oldest first
+    before_bytes: I8 | None = None  # in the intervals before the first, for sliding windows; None: not known
 
 
 @dataclass
@@ -84,7 +87,7 @@ def replayed(
         device, Terms(tree, tariffs, rules), pace, now, lambda at, report: note(spans, report, at.wall_seconds)
     )
     life.begin(lambda ledger: _as_it_stood(ledger, recorded, rules, tariffs), wheel.held_at(before, now))
-    demand = _in_order(recorded, tariffs)
+    demand = _in_order(recorded.sent_bytes, recorded.lanes, tariffs)
     passed, used = np.zeros(demand.shape), np.zeros_like(demand)
     for interval, sent in enumerate(demand):
         end = recorded.since_wall_seconds + (interval + 1) * recorded.step_seconds
@@ -95,9 +98,9 @@ def replayed(
             life.hold(_moved_at(life.hand, coming, life.now))
         left -= life.live_on(end - life.now.wall_seconds, left)
         passed[interval] = sent - left
-        used[interval] = life.ledger.accounts.used_bytes[: len(tariffs)]
+        used[interval] = counting(life.ledger).accounts.used_bytes[: len(tariffs)]
     life.look()
-    used[-1:] = life.ledger.accounts.used_bytes[: len(tariffs)]
+    used[-1:] = counting(life.ledger).accounts.used_bytes[: len(tariffs)]
     allowances, ended = tariffs.allowance_bytes.tolist(), life.now.wall_seconds
     return [
         Told(
@@ -119,13 +122,13 @@ def _moved_at(hand: Hand, coming: list[Moved], now: Instant) -> Hand:
     return hand
 
 
-def _in_order(recorded: Recorded, tariffs: Tariffs) -> I8:
+def _in_order(sent_bytes: I8, lanes: Sequence[Lane], tariffs: Tariffs) -> I8:
     """Return what was sent, a column for each lane of the tariffs; those that were not there sent nothing."""
-    column_of = {lane: at for at, lane in enumerate(recorded.lanes)}
-    demand = np.zeros((len(recorded.sent_bytes), len(tariffs)), np.int64)
+    column_of = {lane: at for at, lane in enumerate(lanes)}
+    demand = np.zeros((len(sent_bytes), len(tariffs)), np.int64)
     for row, lane in enumerate(tariffs.lanes):
         if lane in column_of:
-            demand[:, row] = recorded.sent_bytes[:, column_of[lane]]
+            demand[:, row] = sent_bytes[:, column_of[lane]]
     return demand
 
 
@@ -140,4 +143,30 @@ def _as_it_stood(ledger: Ledger, recorded: Recorded, rules: Sequence[PeriodRule]
             used[row] = used_since
             if isinstance(rules[int(tariffs.period_rule[row])], Rolling):
                 start[row], end[row] = began, began + length
-    return replace(ledger, accounts=replace(accounts, period_start_at=start, period_end_at=end, used_bytes=used))
+    stood = replace(ledger, accounts=replace(accounts, period_start_at=start, period_end_at=end, used_bytes=used))
+    return _with_windows(stood, recorded, tariffs)
+
+
+def longest_window_seconds(tariffs: Tariffs) -> float:
+    """Return how far before a span sliding windows reach."""
+    return max((one.sliding_seconds or 0.0 for one in tariffs.policies.values()), default=0.0)
+
+
+def _with_windows(ledger: Ledger, recorded: Recorded, tariffs: Tariffs) -> Ledger:
+    """Let sliding windows hold what was sent before the span; where nothing is known of it, what was used by then."""
+    if ledger.rings is None:
+        return ledger
+    began = replace(ledger, rings=None)
+    if recorded.before_bytes is None:
+        return rings.enrolled(began, tariffs)
+    sent = _in_order(recorded.before_bytes, recorded.lanes, tariffs)
+    starts = recorded.since_wall_seconds - recorded.step_seconds * np.arange(len(sent), 0, -1)
+    nothing = replace(ledger.accounts, used_bytes=np.zeros(len(ledger.lanes), np.int64))
+    first = starts[0] if len(starts) else ledger.ledger_seconds
+    held = rings.enrolled(replace(began, ledger_seconds=first, accounts=nothing), tariffs).rings
+    chosen = {row: one for row, one in tariffs.policies.items() if one.windows}
+    for start, counted in zip(starts.tolist(), sent, strict=True):
+        for row, one in chosen.items():
+            counted[row] = int(counted[row] * windows.mean_part(one.windows, start, start + recorded.step_seconds))
+        held = rings.advanced(held, counted, start + recorded.step_seconds - _WITHIN_SECONDS)
+    return replace(ledger, rings=rings.advanced(held, nothing.used_bytes, ledger.ledger_seconds))

@@ -18,6 +18,7 @@ from bwexporter.core.accounting import elapsed_seconds
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import F8, I8, Instant, Lane, Ledger, Verdicts
 from bwexporter.core.report import DeviceReport, Report, WouldBe
+from bwexporter.core.rings import in_use
 from bwexporter.desk import Desk
 from bwexporter.kernel.tree import ManagedTree
 from bwexporter.reliving import Reliving, Span, Terms, note
@@ -175,4 +176,5 @@ def _as_it_stands(ledger: Ledger, real: Ledger) -> Ledger:
         ledger_seconds=real.ledger_seconds,
         wall_offset_seconds=real.wall_offset_seconds,
         accounts=real.accounts.take(np.arange(real.enrolled)),
+        rings=in_use(real),
     )

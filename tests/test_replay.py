@@ -150,6 +150,37 @@ def test_under_another_policy_it_is_what_the_simulation_of_that_one_says() -> No
         assert one.less_bytes == max(0, one.recorded_bytes - one.sent_bytes)
 
 
+def test_a_sliding_window_is_replayed_with_what_it_held_when_the_span_began() -> None:
+    """The second day of two: under the same policy what happened happens again, because of the day before."""
+    sliding = Policy(sliding_seconds=DAY)
+    recorder = Recorder()
+    cast = [replace(sender, policy=sliding) for sender in CAST[:3]]
+    loop = Sends(cast, STEP, DAY, random.Random(3), hears=recorder.hear)
+    while loop.seconds < 2 * DAY + 700.0:
+        loop.wait(0.4)
+    desk, noon, whole = loop.node.turns.desks[DEVICE], int(DAY / STEP), recorder.recorded(loop.node, 2 * DAY)
+    second = Recorded(
+        recorder.began + DAY, STEP, whole.lanes, whole.sent_bytes[noon:], before_bytes=whole.sent_bytes[:noon]
+    )
+
+    told = replayed(second, DEVICE, desk.tree, desk.tariffs, desk.rules, loop.node.pace)
+    forgetful = replayed(
+        replace(second, before_bytes=None), DEVICE, desk.tree, desk.tariffs, desk.rules, loop.node.pace
+    )
+
+    found = {one.lane.slice_name: one for one in told if one.lane.traffic is Traffic.NORMAL}
+    for name in ("s0", "s1", "s2"):
+        assert found[name].sent_bytes == pytest.approx(found[name].recorded_bytes, rel=0.03)
+        was = sum(
+            max(0.0, min(until, second.since_wall_seconds + DAY) - max(since, second.since_wall_seconds))
+            for since, until in recorder.spans[name]
+        )
+        assert found[name].capped_seconds == pytest.approx(was, abs=20 * STEP)
+    assert found["s0"].spans[0][0] == second.since_wall_seconds
+    (forgot,) = (one for one in forgetful if one.lane.slice_name == "s0" and one.lane.traffic is Traffic.NORMAL)
+    assert forgot.capped_seconds < found["s0"].capped_seconds - 3_600.0
+
+
 def test_a_replay_that_begins_in_the_middle_of_a_period_knows_what_was_used_in_it() -> None:
     recorder, loop = lived()
     desk, whole = loop.node.turns.desks[DEVICE], recorder.recorded(loop.node)
@@ -231,6 +262,21 @@ def test_the_command_reads_the_state_file_and_says_who_when_and_how_much(
     assert (idle["recorded_bytes"], idle["capped"]) == (0, [])
     assert "s0" in table
     assert "s3" not in table
+
+
+def test_the_command_reads_what_windows_held_before_the_span(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From eight in the morning on, under a sliding window: who has sent his volume in the night is capped at once."""
+    other = tmp_path / "other.yml"
+    other.write_text(saved.read_text().replace("allowance: 100MB", "allowance: 100MB, policy: sliding"))
+    span = ["--from", "2023-11-15 08:00+00:00", "--to", "2023-11-15 12:00+00:00"]
+
+    main(["replay", "--policy", str(other), "--config", str(saved), *span, "--slice", "s0", "--json"])
+
+    (lane,) = (one for one in json.loads(capsys.readouterr().out)["lanes"] if one["traffic"] == "normal")
+    assert lane["capped"][0][0] == pytest.approx(1_700_035_200, abs=STEP)
+    assert lane["sent_bytes"] == pytest.approx(lane["recorded_bytes"], rel=0.05)
 
 
 def test_a_span_of_which_nothing_is_known_says_so(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:

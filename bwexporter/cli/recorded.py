@@ -16,16 +16,18 @@ import click
 import numpy as np
 
 from bwexporter.config import load_config
-from bwexporter.core.lanes import Lane, Ledger, Tariffs
+from bwexporter.core.lanes import I8, Lane, Ledger, Tariffs
 from bwexporter.core.report import Event
 from bwexporter.core.wheel import moves
 from bwexporter.credentials import Credentials
 from bwexporter.errors import BwexporterError
 from bwexporter.prometheus import Prometheus
-from bwexporter.replay import Recorded
+from bwexporter.replay import Recorded, longest_window_seconds
 from bwexporter.state import peek, read_by_hand, read_uses
 
 STEP_SECONDS = 300
+MOST_SECONDS = 35 * 86_400.0
+"""Sums of five minutes are kept for so long."""
 
 
 class Source(Protocol):
@@ -146,7 +148,19 @@ def recorded_of(source: Source, device: str, tariffs: Tariffs, span: tuple[int, 
     rows = [sums.get(start, (0,) * len(lanes)) for start in range(begin, end, STEP_SECONDS)]
     periods = source.periods(device, lanes, begin, STEP_SECONDS)
     moved = tuple(one for one in moves(source.by_hand(end)) if one.order.lane is None or one.order.lane in lanes)
-    return Recorded(float(begin), float(STEP_SECONDS), lanes, np.array(rows, np.int64), periods, moved)
+    before = _before(source, device, tariffs, begin)
+    return Recorded(float(begin), float(STEP_SECONDS), lanes, np.array(rows, np.int64), periods, moved, before)
+
+
+def _before(source: Source, device: str, tariffs: Tariffs, begin: int) -> I8 | None:
+    """Return what was sent in the intervals before a span that sliding windows still hold; None without any."""
+    seconds = min(longest_window_seconds(tariffs), MOST_SECONDS)
+    first = begin - math.ceil(seconds / STEP_SECONDS + 1) * STEP_SECONDS
+    sums = source.uses(device, tariffs.lanes, first, begin, STEP_SECONDS) if seconds else {}
+    if not any(any(sent) for sent in sums.values()):
+        return None
+    nothing = (0,) * len(tariffs)
+    return np.array([sums.get(start, nothing) for start in range(first, begin, STEP_SECONDS)], np.int64)
 
 
 def _began(ledger: Ledger, begin: int) -> dict[Lane, float]:
