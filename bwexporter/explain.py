@@ -33,6 +33,9 @@ class Figures:
     enforced_ceiling_bytes_per_second: int | None = None  # the kernel's; None where there is no class, or nobody knows
     shadow: bool = False
     counted_part: float = 1.0  # of what is sent now, by policy
+    window_seconds: float = 0.0  # of a sliding window, which what was used counts in; 0: there is none
+    room_bytes: int = 0  # that a sliding window has room for in the next `room_seconds`
+    room_seconds: float = 0.0
 
 
 def of_row(row: Mapping[str, Any], now_seconds: float) -> Figures:
@@ -49,6 +52,9 @@ def of_row(row: Mapping[str, Any], now_seconds: float) -> Figures:
         enforced_ceiling_bytes_per_second=row["ceiling_bytes_per_second"],
         shadow=row["shadow"],
         counted_part=row.get("counted_part", 1.0),
+        window_seconds=row.get("window_seconds") or 0.0,
+        room_bytes=row.get("room_bytes") or 0,
+        room_seconds=row.get("room_seconds") or 0.0,
     )
 
 
@@ -64,6 +70,9 @@ def of_inputs(inputs: Mapping[str, int | float | str]) -> Figures:
         floor_bytes_per_second=int(inputs["floor_bytes_per_second"]),
         ceiling_bytes_per_second=int(inputs["ceiling_bytes_per_second"]),
         counted_part=float(inputs.get("counted_part", 1.0)),
+        window_seconds=float(inputs.get("window_seconds", 0.0)),
+        room_bytes=int(inputs.get("room_bytes", 0)),
+        room_seconds=float(inputs.get("room_seconds", 0.0)),
     )
 
 
@@ -106,7 +115,8 @@ def _kept(figures: Figures) -> str:
 def _used(figures: Figures) -> str:
     if figures.allowance_bytes >= UNLIMITED:
         return f"{print_volume(figures.used_bytes)} used"
-    return f"{print_volume(figures.used_bytes)} of {print_volume(figures.allowance_bytes)} used"
+    window = f" in the last {print_duration(figures.window_seconds)}" if figures.window_seconds else ""
+    return f"{print_volume(figures.used_bytes)} of {print_volume(figures.allowance_bytes)} used{window}"
 
 
 def _full(figures: Figures) -> str:
@@ -125,7 +135,7 @@ def _within(figures: Figures) -> str:
 
 def _paced(figures: Figures) -> str:
     ceiling, ahead = print_rate(figures.ceiling_bytes_per_second), figures.threshold_bytes - figures.used_bytes
-    if ahead >= figures.full_bytes_per_second * figures.remaining_seconds:
+    if not figures.window_seconds and ahead >= figures.full_bytes_per_second * figures.remaining_seconds:
         return (
             f"Below its threshold, and its period ends in {print_duration(figures.remaining_seconds)}: until the next "
             f"look it has {ceiling}, a ceiling that suits the new period as well."
@@ -137,6 +147,8 @@ def _paced(figures: Figures) -> str:
 
 
 def _over_threshold(figures: Figures) -> str:
+    if figures.window_seconds:
+        return _over_threshold_of_window(figures)
     left, remaining = figures.allowance_bytes - figures.used_bytes, print_duration(figures.remaining_seconds)
     over = f"Over the threshold of {print_volume(figures.threshold_bytes)}:"
     spread = (
@@ -145,6 +157,16 @@ def _over_threshold(figures: Figures) -> str:
     )
     plain = left / max(figures.remaining_seconds, 1e-3)
     return f"{over} {spread}{print_rate(int(plain))}{_rounded(figures, plain)}."
+
+
+def _over_threshold_of_window(figures: Figures) -> str:
+    room, seconds = print_volume(figures.room_bytes), print_duration(figures.room_seconds)
+    plain = figures.room_bytes / max(figures.room_seconds, 1e-3)
+    return (
+        f"Over the threshold of {print_volume(figures.threshold_bytes)}: {_used(figures)}. As bytes leave this window, "
+        f"there is room for {room} in the next {seconds}, and that is the most that it can keep up: {room} / {seconds} "
+        f"= {print_rate(int(plain))}{_rounded(figures, plain)}."
+    )
 
 
 def _rounded(figures: Figures, plain: float) -> str:
@@ -164,9 +186,12 @@ def _rounded(figures: Figures, plain: float) -> str:
 
 def _over_allowance(figures: Figures) -> str:
     ceiling, remaining = print_rate(figures.ceiling_bytes_per_second), print_duration(figures.remaining_seconds)
+    spent = f"Its volume is spent: {_used(figures)}. It has"
+    if figures.window_seconds:
+        return f"{spent} the floor, {ceiling}, until some of that leaves the window."
     at_floor = figures.ceiling_bytes_per_second <= figures.floor_bytes_per_second
     what = f"the floor, {ceiling}" if at_floor else f"{ceiling}, from bytes put by for the end of a capped period"
-    return f"Its volume is spent: {_used(figures)}. It has {what}, until its period ends in {remaining}."
+    return f"{spent} {what}, until its period ends in {remaining}."
 
 
 def _capped_by_hand(figures: Figures) -> str:

@@ -139,8 +139,9 @@ def _period_seconds(ledger: Ledger) -> F8:
 def _next_look_seconds(desk: Desk, occasion: Occasion) -> float:
     """Return the time until the device is to be looked at again, for the sake of one of its lanes or of all."""
     until_regular = occasion.until_regular_seconds
+    thresholds = np.empty(0, np.int64) if desk.frame is None else desk.frame.threshold
     next_look = policy.next_look_seconds(
-        policies.counting(desk.ledger),
+        policies.awaiting(desk.ledger, thresholds),
         desk.tariffs,
         interval_seconds=until_regular,
         shortest_interval_seconds=min(occasion.pace.shortest_interval_seconds, until_regular),

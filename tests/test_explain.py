@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bwexporter import explain
-from bwexporter.core import events, policy
-from bwexporter.core.lanes import UNLIMITED, Reason
+from bwexporter.core import events, policies, policy, rings
+from bwexporter.core.lanes import UNLIMITED, Ledger, Reason, Tariffs
+from bwexporter.core.plans import Policy
 from bwexporter.explain import Figures, sentence
-from bwexporter.units import print_rate
+from bwexporter.units import print_rate, print_volume
 from bwexporter.web import api
 from tests.builders import DAY_SECONDS, NOON, make_accounts, make_ledger, make_tariffs
 from tests.reports import LaneFigures, device_report, report
@@ -60,6 +61,47 @@ QUIET = replace(OVER, reason=Reason.WITHIN, used_bytes=1_000_000, ceiling_bytes_
             (
                 "Below its threshold, and its period ends in 1.5s: until the next look it has 72mbit, a ceiling "
                 "that suits the new period as well."
+            ),
+        ),
+        (
+            replace(QUIET, window_seconds=21_600.0),
+            (
+                "Within its volume: 1.00 MB of 10.8 GB used in the last 6h, and the threshold of 8.64 GB cannot be "
+                "reached before the next look, so it has the full rate, 100mbit."
+            ),
+        ),
+        (
+            replace(QUIET, reason=Reason.PACED, remaining_seconds=1.5, window_seconds=21_600.0, used_bytes=8 * 10**9),
+            (
+                "Below its threshold, of which 640 MB are left: at the full rate, 100mbit, it could pass it before the "
+                "next look, so until then it has 100mbit, which carries it there and spreads the rest of its volume."
+            ),
+        ),
+        (
+            replace(
+                OVER,
+                window_seconds=86_400.0,
+                room_bytes=3_600_000_000,
+                room_seconds=50_400.0,
+                ceiling_bytes_per_second=71_168,
+            ),
+            (
+                "Over the threshold of 8.64 GB: 9.00 GB of 10.8 GB used in the last 1d. As bytes leave this window, "
+                "there is room for 3.60 GB in the next 14h, and that is the most that it can keep up: 3.60 GB / 14h = "
+                "571kbit, rounded down to 569kbit."
+            ),
+        ),
+        (
+            replace(
+                OVER,
+                reason=Reason.OVER_ALLOWANCE,
+                window_seconds=86_400.0,
+                used_bytes=11 * 10**9,
+                ceiling_bytes_per_second=8_000,
+            ),
+            (
+                "Its volume is spent: 11.0 GB of 10.8 GB used in the last 1d. It has the floor, 64kbit, until some of "
+                "that leaves the window."
             ),
         ),
         (
@@ -137,6 +179,55 @@ def test_what_is_said_of_the_formula_is_what_the_law_did(used: int, remaining: f
             assert plain * 63 / 64 - 1 <= figures.ceiling_bytes_per_second <= plain
         if "run at" in text:
             assert remaining <= policy.TAIL_SECONDS
+
+
+@settings(max_examples=100, deadline=None)
+@given(used=st.integers(0, 30_000_000), aged=st.floats(0.0, 2 * DAY_SECONDS), more=st.integers(0, 10_000_000))
+def test_what_is_said_of_a_window_is_what_its_law_did(used: int, aged: float, more: int) -> None:
+    """From the figures of the event, and over its threshold the very quotient that the ceiling is."""
+    tariffs = make_tariffs(
+        full_bytes_per_second=20_000,
+        floor_bytes_per_second=30,
+        guarantee_bytes_per_second=1,
+        allowance_bytes=20_000_000,
+        threshold_bytes=16_000_000,
+        policies={0: Policy(sliding_seconds=DAY_SECONDS)},
+    )
+    ledger = rings.enrolled(make_ledger(make_accounts(used_bytes=used)), tariffs)
+    now = NOON + aged
+    held = rings.advanced(ledger.rings, np.array([more]), now)
+    ledger = replace(ledger, ledger_seconds=now, rings=held)
+    ends = make_accounts(period_end_at=now + 100.0, told_reason=np.array([Reason.OFF], np.int8))
+    figures = told_of(replace(ledger, accounts=ends), tariffs)
+
+    text = sentence(figures)
+
+    assert print_rate(figures.ceiling_bytes_per_second) in text
+    assert figures.used_bytes == used * (aged < DAY_SECONDS * 49 / 48) + more or 0 < aged - DAY_SECONDS < 1_800
+    if figures.reason is Reason.OVER_THRESHOLD:
+        plain = figures.room_bytes / figures.room_seconds
+        assert plain * 63 / 64 - 1 <= figures.ceiling_bytes_per_second <= max(plain, figures.floor_bytes_per_second)
+        assert print_volume(figures.room_bytes) in text
+        assert "period" not in text
+
+
+def told_of(ledger: Ledger, tariffs: Tariffs) -> Figures:
+    """Let law and policies judge one lane, and read the event that is made of it."""
+    one = np.full(1, DAY_SECONDS)
+    law = policy.judge(
+        ledger,
+        tariffs,
+        period_seconds=one,
+        held_ceiling_bytes_per_second=np.full(1, 1),
+        cap_bytes_per_second=20_000,
+        line_rate_bytes_per_second=20_000,
+        next_look_seconds=10.0,
+        look_margin_seconds=2.0,
+        frozen=False,
+    )
+    look = policies.Look(one, np.full(1, 1), 10.0, 2.0, frozen=False, enforcing=True)
+    (event,), _ = events.of_verdicts(ledger, tariffs, policies.judged(ledger, tariffs, law, look))
+    return explain.of_inputs(event.inputs)
 
 
 def judged(used_bytes: int, remaining_seconds: float, full: int, floor: int) -> Figures:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from bwexporter import __version__
-from bwexporter.core.lanes import UNLIMITED, Act, Instant, Traffic
+from bwexporter.core.lanes import UNLIMITED, Act, Instant, Slid, Traffic
 from bwexporter.core.report import DeviceReport, Report, SliceInfo, SourceStatus
 from bwexporter.errors import BwexporterError
 from bwexporter.metrics import Collector, Exposition, Rendered, every_family, metrics_table
@@ -144,6 +145,15 @@ class TestLanes:
         assert value(series, "slice_ceiling_bytes_per_second", **ALICE) is None
         assert value(series, "slice_ceiling_bytes_per_second", **(ALICE | {"slice": "bob"})) == 1_250_000
         assert value(series, "slice_intended_ceiling_bytes_per_second", **ALICE) == 1_250_000
+
+    def test_what_a_sliding_window_holds_is_what_is_used(self) -> None:
+        """Its neighbour's use is that of the period."""
+        device = device_report([LaneFigures("alice", used_bytes=10), LaneFigures("bob", used_bytes=20)])
+        held = Slid(np.array([3_600.0, 0.0]), np.array([900, 0]), np.array([0, 0]), np.array([0.0, 0.0]))
+        series = publish(report(replace(device, verdicts=replace(device.verdicts, slid=held))))
+
+        assert value(series, "slice_period_used_bytes", **ALICE) == 900
+        assert value(series, "slice_period_used_bytes", **{**ALICE, "slice": "bob"}) == 20
 
     def test_shadow_is_that_of_the_lane_or_of_the_node(self) -> None:
         """A node that enforces nothing puts every lane in shadow."""

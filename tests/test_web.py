@@ -9,15 +9,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
-from bwexporter.core.lanes import UNLIMITED, Instant, Lane, Reason, Traffic
+from bwexporter.core.lanes import UNLIMITED, Instant, Lane, Reason, Slid, Traffic
 from bwexporter.core.report import Event, EventKind
 from bwexporter.errors import BwexporterError
 from bwexporter.metrics import Exposition
@@ -296,6 +298,26 @@ class TestSlicesApi:
             ],
         }
 
+    def test_a_sliding_window_is_what_counts_and_its_neighbours_have_none(self, daemon: Facts, get: Get) -> None:
+        """The use is what it holds, in the API as in the metrics, and the page says so in words."""
+        lanes = [LaneFigures("alice", used_bytes=10, allowance_bytes=1_000), LaneFigures("bob", used_bytes=20)]
+        device = device_report(lanes)
+        held = Slid(np.array([3_600.0, 0.0]), np.array([900, 0]), np.array([100, 0]), np.array([1_800.25, 0.0]))
+        daemon.report = report(replace(device, verdicts=replace(device.verdicts, slid=held)))
+
+        alice, bob = get("/api/v1/slices").json()["slices"]
+        page = get("/slices/alice").text
+
+        assert (alice["period_used_bytes"], bob["period_used_bytes"]) == (900, 20)
+        assert (alice["window_seconds"], alice["room_bytes"], alice["room_seconds"]) == (3_600.0, 100, 1_800.25)
+        assert (bob["window_seconds"], bob["room_bytes"], bob["room_seconds"]) == (None, None, None)
+        assert "Free again" in page
+        assert "The last window" in page
+        assert "Period ends in" not in page
+        assert "used in the last 1h" in page
+        by_use = get("/api/v1/slices?sort=used&order=desc").json()["slices"]
+        assert ["alice", "bob"] == [row["slice"] for row in by_use]
+
     def test_what_has_no_number_is_null_and_troubles_are_named(self, daemon: Facts, get: Get) -> None:
         """No allowance, no class and never are null; an unreadable device says why; removed lanes are left out."""
         lane = LaneFigures(allowance_bytes=UNLIMITED, threshold_bytes=9, enforced_ceiling_bytes_per_second=-1)
@@ -548,7 +570,7 @@ def assert_as_described(value: Any, schema: dict[str, Any], where: str) -> None:
     assert isinstance(value, kinds[named[0]]), (where, value)
     assert value in schema.get("enum", [value]), (where, value)
     if "properties" in schema:
-        assert set(value) == set(schema["properties"]), where
+        assert set(schema["required"]) <= set(value) <= set(schema["properties"]), where
         for name, one in value.items():
             assert_as_described(one, schema["properties"][name], f"{where}.{name}")
     for one in value if "items" in schema else ():

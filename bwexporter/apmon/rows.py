@@ -33,7 +33,7 @@ FIGURES: Mapping[str, Callable[[DeviceReport], Column]] = {
     "overlimits": lambda device: device.ledger.accounts.overlimits,
     "rate_bytes_per_second": lambda device: device.ledger.accounts.recent_bytes_per_second,
     "backlog_bytes": lambda device: device.backlog_bytes,
-    "used_bytes": lambda device: device.ledger.accounts.used_bytes,
+    "used_bytes": lambda device: device.used_bytes,
     "allowance_bytes": lambda device: device.verdicts.allowance_bytes,
     "threshold_bytes": lambda device: device.verdicts.threshold_bytes,
     "period_end": lambda device: device.ledger.accounts.period_end_at + device.ledger.wall_offset_seconds,

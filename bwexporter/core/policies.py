@@ -161,6 +161,22 @@ def counting(ledger: Ledger) -> Ledger:
     return replace(ledger, accounts=replace(ledger.accounts, used_bytes=counts))
 
 
+def awaiting(ledger: Ledger, threshold_bytes: I8) -> Ledger:
+    """Return the ledger by which early looks are planned; the very ledger where no lane has a sliding window.
+
+    A window lets a lane hover at its threshold for hours, as slot after slot leaves. Pacing carries such a lane from
+    look to look as well: only one with an eighth of its threshold ahead asks for a look of its own.
+    """
+    used, seen = rings.in_use(ledger), counting(ledger)
+    if used is None:
+        return ledger
+    rows, threshold = used.account, threshold_bytes[used.account]
+    held = seen.accounts.used_bytes[rows]
+    hovers = held >= threshold - threshold // 8
+    planned = _put(seen.accounts.used_bytes, rows, np.where(hovers, np.maximum(held, threshold), held))
+    return replace(seen, accounts=replace(seen.accounts, used_bytes=planned))
+
+
 def hold(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> Verdicts:
     """Return verdicts for a program that stops and keeps hold; with a sliding window, the rate that it can keep."""
     used = rings.in_use(ledger)

@@ -99,8 +99,8 @@ LANE_FAMILIES: tuple[LaneFamily, ...] = (
         "period_used_bytes",
         Kind.GAUGE,
         "bytes",
-        "Bytes used in the running period.",
-        lambda _, device: device.ledger.accounts.used_bytes[: device.ledger.enrolled],
+        "Bytes used in the running period; of a lane with a sliding window, what that holds.",
+        lambda _, device: device.used_bytes,
     ),
     _lane(
         "period_allowance_bytes",

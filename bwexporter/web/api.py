@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bwexporter import __version__, telling
-from bwexporter.core.lanes import F8, I8, UNLIMITED, Lane, Reason
+from bwexporter.core.lanes import F8, I8, UNLIMITED, Lane, Reason, Slid
 from bwexporter.core.orders import InForce
 from bwexporter.core.report import DeviceReport, Event, Report, SliceInfo
 from bwexporter.explain import of_row, sentence
@@ -98,7 +98,7 @@ def _columns(report: Report, device: DeviceReport, rows: I8) -> Mapping[str, lis
         "dropped_packets_total": accounts.dropped_packets[rows].tolist(),
         "overlimit_total": accounts.overlimits[rows].tolist(),
         "backlog_bytes": device.backlog_bytes[rows].tolist(),
-        "period_used_bytes": accounts.used_bytes[rows].tolist(),
+        "period_used_bytes": device.used_bytes[rows].tolist(),
         "period_allowance_bytes": allowances,
         "period_threshold_bytes": [
             None if allowance is None else threshold
@@ -117,6 +117,21 @@ def _columns(report: Report, device: DeviceReport, rows: I8) -> Mapping[str, lis
         "earlier_periods": _known(device.earlier_periods, rows),
         "would_be": _would_be(device, rows),
         **({} if verdicts.counted_part is None else {"counted_part": verdicts.counted_part[rows].tolist()}),
+        **({} if verdicts.slid is None else _of_windows(verdicts.slid.take(rows))),
+    }
+
+
+def _of_windows(slid: Slid) -> Mapping[str, list[Value]]:
+    """Return the columns of sliding windows; null for lanes that have none."""
+    sliding = (slid.window_seconds > 0).tolist()
+    columns: Mapping[str, list[Value]] = {
+        "window_seconds": slid.window_seconds.tolist(),
+        "room_bytes": slid.room_bytes.tolist(),
+        "room_seconds": np.round(slid.room_seconds, 3).tolist(),
+    }
+    return {
+        name: [value if slides else None for value, slides in zip(column, sliding, strict=True)]
+        for name, column in columns.items()
     }
 
 

@@ -133,7 +133,7 @@ def _name(device: DeviceReport) -> Key:
 
 def used_share(device: DeviceReport) -> Key:
     """Return the part of the allowance that was used, negative without an allowance."""
-    allowance, used = device.verdicts.allowance_bytes, device.ledger.accounts.used_bytes[: len(device.tariffs)]
+    allowance, used = device.verdicts.allowance_bytes, device.used_bytes
     return np.where(allowance >= UNLIMITED, -1.0, used / np.maximum(allowance, 1))
 
 
@@ -144,7 +144,7 @@ def _still_to_threshold(device: DeviceReport) -> Key:
 
 SORTS: Mapping[str, Callable[[DeviceReport], Key]] = {
     "slice": _name,
-    "used": lambda device: device.ledger.accounts.used_bytes[: len(device.tariffs)],
+    "used": lambda device: device.used_bytes,
     "share": used_share,
     "ceiling": lambda device: device.enforced_ceiling_bytes_per_second,
     "verdict": lambda device: device.verdicts.reason,

@@ -50,7 +50,7 @@ LANE_FIELDS: Mapping[str, _Schema] = {
     "dropped_packets_total": _field("integer", "Packets that found the queue full."),
     "overlimit_total": _field("integer", "Times the class reached its ceiling."),
     "backlog_bytes": _field("integer", "Queued in the class at the last look."),
-    "period_used_bytes": _field("integer", "Used in the running period."),
+    "period_used_bytes": _field("integer", "Used in the running period; what a sliding window holds, if there is one."),
     "period_allowance_bytes": _field("integer", "May be sent in the running period; null: no limit.", nullable=True),
     "period_threshold_bytes": _field("integer", "From which on the ceiling is lowered.", nullable=True),
     "period_start_timestamp_seconds": _field("number", "Start of the running period in Unix time."),
@@ -73,6 +73,13 @@ LANE_FIELDS: Mapping[str, _Schema] = {
         "properties": dict(WOULD_BE_FIELDS),
     },
 }
+POLICY_FIELDS: Mapping[str, _Schema] = {
+    "counted_part": _field("number", "Part of what is sent now that counts, by windows of the day."),
+    "window_seconds": _field("number", "Length of the sliding window; null: the lane has none.", nullable=True),
+    "room_bytes": _field("integer", "What may be sent in the next `room_seconds`: a lane's even rate.", nullable=True),
+    "room_seconds": _field("number", "See `room_bytes`; 0 where the threshold is out of reach.", nullable=True),
+}
+"""Fields of lanes that are there where a lane of the device has a policy that they are about."""
 HEAD_FIELDS: Mapping[str, _Schema] = {
     "node": _field("string", "The node's name."),
     "taken_at": _field("number", "Unix time of the turn that this was found in."),
@@ -115,12 +122,12 @@ SOURCE_FIELDS: Mapping[str, _Schema] = {
 }
 
 
-def _list(fields: Mapping[str, _Schema]) -> _Schema:
-    return {"type": "array", "items": _object(fields)}
+def _list(fields: Mapping[str, _Schema], optional: Mapping[str, _Schema] | None = None) -> _Schema:
+    return {"type": "array", "items": _object(fields, optional)}
 
 
-def _object(fields: Mapping[str, _Schema]) -> dict[str, Any]:
-    return {"type": "object", "required": list(fields), "properties": dict(fields)}
+def _object(fields: Mapping[str, _Schema], optional: Mapping[str, _Schema] | None = None) -> dict[str, Any]:
+    return {"type": "object", "required": list(fields), "properties": {**fields, **(optional or {})}}
 
 
 SLICES_FIELDS: Mapping[str, _Schema] = {
@@ -128,7 +135,7 @@ SLICES_FIELDS: Mapping[str, _Schema] = {
     "by_hand": _BY_HAND,
     "total": _field("integer", "Lanes that fit the query, of which these are a part."),
     "offset": _field("integer", "Lanes left out before the first."),
-    "slices": _list(LANE_FIELDS),
+    "slices": _list(LANE_FIELDS, POLICY_FIELDS),
 }
 SLICE_FIELDS: Mapping[str, _Schema] = {
     **HEAD_FIELDS,
@@ -139,7 +146,7 @@ SLICE_FIELDS: Mapping[str, _Schema] = {
     "labels": {"type": "object", "description": "What its record says of it."},
     "problems": {"type": "array", "items": {"type": "string"}},
     "by_hand": _BY_HAND,
-    "lanes": _list({**LANE_FIELDS, "why": _field("string", "The verdict in one sentence.")}),
+    "lanes": _list({**LANE_FIELDS, "why": _field("string", "The verdict in one sentence.")}, POLICY_FIELDS),
     "events": _list(EVENT_FIELDS),
 }
 EVENTS_FIELDS: Mapping[str, _Schema] = {

@@ -74,12 +74,20 @@ def _slice_notices(report: Report, lanes: Sequence[Mapping[str, Any]]) -> Iterat
 
 def _past(history: History, lane: Mapping[str, Any], now: float, events: Sequence[Event]) -> Past:
     identity = Lane(lane["device"], lane["slice"], Traffic(lane["traffic"]))
-    return history.past(identity, lane["period_start_timestamp_seconds"], now, lane["period_used_bytes"], events)
+    return history.past(identity, _span(lane, now)[0], now, lane["period_used_bytes"], events)
+
+
+def _span(row: Mapping[str, Any], now: float) -> tuple[float, float]:
+    """Return what a lane's picture is about: its period, or the last of what its sliding window holds."""
+    window = row.get("window_seconds")
+    if window:
+        return now - window, now
+    return row["period_start_timestamp_seconds"], row["period_end_timestamp_seconds"]
 
 
 def _lane_card(row: Mapping[str, Any], now: float, past: Past, several: bool) -> dict[str, Any]:  # noqa: FBT001
     """Say one lane as a section of the slice's page."""
-    start, end = row["period_start_timestamp_seconds"], row["period_end_timestamp_seconds"]
+    start, end = _span(row, now)
     drawn = picture.Period(
         start=start,
         end=end,
@@ -103,12 +111,16 @@ def _lane_card(row: Mapping[str, Any], now: float, past: Past, several: bool) ->
         "why": row["why"],
         "would_be": row["would_be"]["sentence"] if row["would_be"] else "",
         "facts": list(_facts(row, now)),
-        "period": f"{_when(start)} to {_when(end)} UTC",
+        "period": f"{_span_name(row)}, {_when(start)} to {_when(end)} UTC",
         "limited": row["period_allowance_bytes"] is not None,
         "capped": row["capped"],
         "picture": picture.period_picture(drawn),
         "bars": picture.day_bars(past.days, first_day, DAYS) if any(sent for _, sent in past.days) else None,
     }
+
+
+def _span_name(row: Mapping[str, Any]) -> str:
+    return "The last window" if row.get("window_seconds") else "This period"
 
 
 _TITLES = {"normal": "Normal traffic", "exempt": "Exempt traffic"}
@@ -137,7 +149,10 @@ def _facts(row: Mapping[str, Any], now: float) -> Iterator[_Fact]:
         strong=ceiling is not None and full is not None and ceiling < full,
     )
     yield _Fact("Guarantee", print_rate(row["guarantee_bytes_per_second"]))
-    yield _Fact("Period ends in", ends_in(row, now), f"{_when(row['period_end_timestamp_seconds'])} UTC")
+    if row.get("window_seconds"):
+        yield _Fact("Free again", print_duration(row["window_seconds"]), "after it was sent")
+    else:
+        yield _Fact("Period ends in", ends_in(row, now), f"{_when(row['period_end_timestamp_seconds'])} UTC")
     for name, forecast in (("Threshold in", "seconds_to_threshold"), ("Allowance spent in", "seconds_to_allowance")):
         if row[forecast]:
             yield _Fact(name, print_duration(row[forecast]), _as_of(row["earlier_periods"]))
