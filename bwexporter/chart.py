@@ -91,7 +91,7 @@ def _chart(chart: Chart, top: float) -> Iterator[Markup]:
 
 
 def _legend(chart: Chart, y: float) -> Iterator[Markup]:
-    yield svg.text("tick end", RIGHT, y, "above: rate; below: used in the period (times are UTC)")
+    yield svg.text("tick end", RIGHT, y, "above: rate; below: used of the allowance (times are UTC)")
     for number, lived in enumerate(chart.lived):
         yield svg.text(_colour(chart, number), LEFT + number * 130, y, f"\N{BLACK SQUARE} {lived.name}")
 

@@ -354,15 +354,19 @@ def _contradictions_of_times(keys: _Keys) -> Iterator[Fault]:
     if shortest is not None and shortest > interval:
         text = f"{print_duration(shortest)} is more than the interval {print_duration(interval)}"
         yield Fault(("shortest_interval",), text)
-    paths: Mapping[KeyPath, PeriodRule | None] = {
-        ("period",): keys.period,
-        ("defaults", "normal", "period"): keys.defaults.normal.period,
-        ("defaults", "exempt", "period"): keys.defaults.exempt.period,
-    }
-    for path, period in paths.items():
-        if period is not None and length_seconds(period) < interval:
-            text = f"{print_duration(length_seconds(period))} is less than the interval {print_duration(interval)}"
-            yield Fault(path, text)
+    for path, seconds in _spans(keys):
+        if seconds < interval:
+            yield Fault(path, f"{print_duration(seconds)} is less than the interval {print_duration(interval)}")
+
+
+def _spans(keys: _Keys) -> Iterator[tuple[KeyPath, float]]:
+    """Yield the spans over which volumes are counted: periods, and sliding windows that are no period long."""
+    yield ("period",), length_seconds(keys.period)
+    for traffic, settings in (("normal", keys.defaults.normal), ("exempt", keys.defaults.exempt)):
+        if settings.period is not None:
+            yield ("defaults", traffic, "period"), length_seconds(settings.period)
+        if settings.policy is not None and settings.policy.sliding_seconds:
+            yield ("defaults", traffic, "policy", "sliding"), settings.policy.sliding_seconds
 
 
 def _contradictions_of_defaults(keys: _Keys) -> Iterator[Fault]:

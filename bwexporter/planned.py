@@ -10,12 +10,12 @@ import re
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from bwexporter import forms
-from bwexporter.core.plans import LAW, Policy, Rung, Window, Windows
-from bwexporter.units import shown
-from bwexporter.written import Fault, Misfit, Part, Rate, Written, Zone, as_form, check
+from bwexporter.core.plans import LAW, THE_PERIOD, Policy, Rung, Window, Windows
+from bwexporter.units import UnitError, parse_duration, shown
+from bwexporter.written import Fault, Misfit, Part, Rate, Written, Zone, as_form, check, read_positive
 
 MOST_RUNGS = 8
 MOST_SPANS = 8
@@ -31,6 +31,24 @@ def _time_of_day(written: object) -> int:
 
 
 TimeOfDay = Annotated[int, PlainValidator(_time_of_day), as_form(forms.TIME_OF_DAY)]
+
+
+def _sliding(written: object) -> float:
+    """Read `period` or how long the window is."""
+    if written == "period":
+        return THE_PERIOD
+    try:
+        return read_positive(parse_duration)(written)
+    except UnitError as trouble:
+        raise ValueError(f"{trouble}; or period") from trouble
+
+
+_SLIDING = forms.either(
+    "So long after it was sent a byte is free again; period: as long as the period.",
+    forms.DURATION,
+    forms.words("period"),
+)
+MaybeSliding = Annotated[float | None, PlainValidator(_sliding), as_form(_SLIDING)]
 
 
 class _Rung(Written):
@@ -85,23 +103,35 @@ class _PolicyKeys(Written):
     )
     timezone: Zone = "UTC"
     carry: Part = 0.0
+    sliding: MaybeSliding = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> _PolicyKeys:
+        if self.carry and self.sliding is not None:
+            text = "does not go with sliding, where no period ends whose rest could be carried over; leave one out"
+            raise Misfit([Fault(("carry",), text)])
+        return self
 
 
 def read_policy(written: object) -> Policy:
-    """Read `law`, or a mapping with `ladder`, `windows`, `timezone` and `carry`; ValueError or Misfit."""
-    if written == "law":
-        return LAW
+    """Read `law`, `sliding`, or a mapping with the parts of a policy; ValueError or Misfit."""
+    if isinstance(written, str) and written in _WORDS:
+        return _WORDS[written]
     if not isinstance(written, dict):
-        raise ValueError(f"{shown(written)} is not a policy; write law, or a mapping with ladder, windows or carry")  # noqa: TRY004 - one kind
+        parts = "ladder, windows, carry or sliding"
+        raise ValueError(f"{shown(written)} is not a policy; write law, sliding, or a mapping with {parts}")  # noqa: TRY004 - one kind
     keys, faults = check(_PolicyKeys, written)
     if faults or keys is None:
         raise Misfit(faults)
     spans = tuple(Window(span.from_ % 1440, span.to % 1440, span.counts) for span in keys.windows)
     rungs = tuple(Rung(rung.from_, rung.rate) for rung in keys.ladder)
-    return Policy(rungs, Windows(spans, keys.timezone) if spans else None, keys.carry)
+    return Policy(rungs, Windows(spans, keys.timezone) if spans else None, keys.carry, keys.sliding)
 
+
+_WORDS = {"law": LAW, "sliding": Policy(sliding_seconds=THE_PERIOD)}
+"""Policies of one word."""
 
 PlannedPolicy = Annotated[
-    Policy | None, PlainValidator(read_policy, json_schema_input_type=_PolicyKeys | Literal["law"])
+    Policy | None, PlainValidator(read_policy, json_schema_input_type=_PolicyKeys | Literal["law", "sliding"])
 ]
 """The value of the key `policy`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from fractions import Fraction
 from typing import Annotated
@@ -214,6 +214,18 @@ class LaneTerms:
         """Return the threshold of this allowance."""
         return UNLIMITED if self.allowance_bytes == UNLIMITED else int(self.allowance_bytes * self.threshold_part)
 
+    @property
+    def span_seconds(self) -> float:
+        """Return the span in which the allowance may be sent: a sliding window, or the period."""
+        return self.policy.sliding_seconds or length_seconds(self.period)
+
+    @property
+    def whole_policy(self) -> Policy:
+        """Return the policy, with the length of a sliding window that is as long as the period."""
+        if self.policy.sliding_seconds is None:
+            return self.policy
+        return replace(self.policy, sliding_seconds=self.span_seconds)
+
 
 def over(settings: LaneDefaults, defaults: LaneTerms) -> LaneTerms:
     """Return settings completed by defaults.
@@ -248,7 +260,8 @@ def fitting_warnings(terms: LaneTerms) -> list[Fault]:
     if terms.allowance_bytes == UNLIMITED:
         return []
     warnings = []
-    above, seconds = terms.allowance_bytes - terms.threshold_bytes, length_seconds(terms.period)
+    above, seconds = terms.allowance_bytes - terms.threshold_bytes, terms.span_seconds
+    span = "period" if terms.policy.sliding_seconds is None else "window"
     floor, guarantee = terms.floor_bytes_per_second, terms.guarantee_bytes_per_second
     fitted = max(guarantee, min(floor, int(above / seconds)))
     if fitted < floor:
@@ -256,6 +269,6 @@ def fitting_warnings(terms: LaneTerms) -> list[Fault]:
         warnings.append(Fault(("floor",), text))
     if guarantee * seconds > above:
         excess = print_volume(int(guarantee * seconds) - above)
-        text = f"{print_rate(guarantee)} can overspend the allowance by {excess} in a period"
+        text = f"{print_rate(guarantee)} can overspend the allowance by {excess} in a {span}"
         warnings.append(Fault(("guarantee",), text))
     return warnings

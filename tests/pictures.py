@@ -30,18 +30,23 @@ POLICIES = {
         windows=Windows((Window(BEGINS, BEGINS + 420 - 1440, 0.0), Window(BEGINS - 240, BEGINS, 0.5))),
     ),
     "carry": Policy(carry_part=0.5),
+    "sliding": Policy(sliding_seconds=DAY),
 }
+DAYS = {"sliding": 2}
+"""How many days are shown, where one does not show it."""
+
 TITLES = {
     "law": "The law: what is left from 80 % on is spread over the day",
     "ladder": "A ladder: 1.2 Mbit/s from 50 %, 480 kbit/s from 80 %, 64 kbit/s from 100 %",
     "windows": "Windows: nothing counts in the first seven hours, half in the last four",
     "carry": "A carry of 50 %, after a day in which nothing was sent",
+    "sliding": "A sliding window of a day, for two days: what left it is there again",
 }
 INTERVAL_SECONDS = 600.0
 
 
-def day_of(policy: Policy) -> Lived:
-    """Live through a day in which a slice sends all it may, after one in which it sent nothing."""
+def days_of(policy: Policy, days: int = 1) -> Lived:
+    """Live through days in which a slice sends all it may, after one in which it sent nothing."""
     rates, used, capped = list[tuple[float, float]](), list[tuple[float, float]](), list[tuple[float, float]]()
     held = [False]
 
@@ -52,15 +57,17 @@ def day_of(policy: Policy) -> Lived:
 
     sender = Sender(ALLOWANCE, since=DAY, policy=policy, full_bytes_per_second=FULL)
     loop, sent = Sends([sender], INTERVAL_SECONDS, DAY, random.Random(1), hears=hear), 0
-    while loop.seconds < 2 * DAY - 1.0:
+    length = days * DAY
+    while loop.seconds < DAY + length - 1.0:
         before, was_held = loop.seconds - DAY, held[0]
         loop.wait(0.0)
         account, now = loop.node.account("s0"), loop.seconds - DAY
-        if -1.0 <= before and now < DAY:
+        counts = loop.report.devices[0].used_bytes[loop.node.row("s0")]
+        if -1.0 <= before and now < length:
             capped += [(before, now)] if was_held else []
             if now - before > 60.0:
                 rates.append((before, (account["sent_bytes"] - sent) / (now - before)))
-                used.append((now, account["used_bytes"]))
+                used.append((now, int(counts)))
         sent = int(account["sent_bytes"])
     return Lived("this slice", rates, used, _joined(capped))
 
@@ -77,10 +84,11 @@ def _joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def drawn(name: str) -> str:
-    """Draw the day of a policy; its hours are counted from its begin, and what is carried over is there."""
+    """Draw the days of a policy; their hours are counted from their begin, and what is carried over is there."""
     there = ALLOWANCE + int(POLICIES[name].carry_part * ALLOWANCE)
     limits = [("allowance", there), ("threshold", there * 8 // 10)]
-    return chart.drawn([Chart(TITLES[name], 0.0, DAY, limits, [day_of(POLICIES[name])])])
+    days = DAYS.get(name, 1)
+    return chart.drawn([Chart(TITLES[name], 0.0, days * DAY, limits, [days_of(POLICIES[name], days)])])
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bwexporter.config import load_config
 from bwexporter.core.lanes import Traffic
-from bwexporter.core.plans import LAW, Policy, Rung, Window, Windows
+from bwexporter.core.plans import LAW, THE_PERIOD, Policy, Rung, Window, Windows
 from bwexporter.errors import ConfigError
 from bwexporter.planned import read_policy
 from bwexporter.written import Misfit
@@ -33,6 +34,14 @@ def test_law_is_none_of_it_and_so_is_nothing() -> None:
     assert read_policy("law") == read_policy({}) == LAW
 
 
+def test_a_sliding_window_is_as_long_as_the_period_or_as_it_says() -> None:
+    """By one word too; a ladder and windows go with it."""
+    assert read_policy("sliding") == read_policy({"sliding": "period"}) == Policy(sliding_seconds=THE_PERIOD)
+    assert read_policy({"sliding": "6h"}) == Policy(sliding_seconds=21_600.0)
+    together = {**EVERYTHING, "carry": "0%", "sliding": "6h"}
+    assert read_policy(together) == replace(read_policy({**EVERYTHING, "carry": "0%"}), sliding_seconds=21_600.0)
+
+
 MISTAKES: list[tuple[dict[str, object], str, str]] = [
     (
         {"ladder": [{"from": "80%", "rate": "1mbit"}, {"from": "80%", "rate": "1mbit"}]},
@@ -52,6 +61,10 @@ MISTAKES: list[tuple[dict[str, object], str, str]] = [
     ({"timezone": "Mars/Olympus"}, "timezone", "is not a time zone"),
     ({"carry": "5GB"}, "carry", "percentage"),
     ({"cary": "5%"}, "cary", 'did you mean "carry"?'),
+    ({"sliding": "1d", "carry": "5%"}, "carry", "does not go with sliding"),
+    ({"sliding": 5}, "sliding", "or period"),
+    ({"sliding": "0s"}, "sliding", "must be more than 0"),
+    ({"slide": "1d"}, "slide", 'did you mean "sliding"?'),
 ]
 """What is written, the key that is at fault, and words of what is said of it."""
 
@@ -68,7 +81,7 @@ def test_what_makes_no_sense_is_named_by_its_key(written: dict[str, object], key
 
 @pytest.mark.parametrize("written", ["ladder", 5, None, []])
 def test_what_is_no_policy_says_what_to_write(written: object) -> None:
-    with pytest.raises(ValueError, match="write law, or a mapping with ladder, windows or carry"):
+    with pytest.raises(ValueError, match="write law, sliding, or a mapping with ladder, windows, carry or sliding"):
         read_policy(written)
 
 
@@ -86,3 +99,21 @@ def test_a_default_is_every_slice_s_and_a_fault_has_its_line(tmp_path: Path) -> 
 
     assert (defaults[Traffic.NORMAL].policy, defaults[Traffic.EXEMPT].policy) == (Policy(carry_part=0.5), LAW)
     assert [(5, "defaults.normal.policy.carry")] == [(one.line, one.key) for one in refused.value.problems]
+
+
+def test_a_window_is_no_shorter_than_the_interval_and_a_floor_is_fitted_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "bwexporter.yml"
+    good = (
+        "interval: 10s\ndevices:\n  - {name: eth0, cap: 100mbit, line_rate: 1gbit}\n"
+        "defaults:\n  normal:\n    {allowance: 100MB, floor: 64kbit, policy: {sliding: 1h}}\n"
+    )
+    path.write_text(good)
+    warnings = [one.text for one in load_config(path).warnings if one.key == "defaults.normal.floor"]
+    path.write_text(good.replace("1h", "5s"))
+
+    with pytest.raises(ConfigError) as refused:
+        load_config(path)
+
+    assert ["64kbit would overspend the allowance and is lowered to 44.4kbit"] == warnings
+    (problem,) = refused.value.problems
+    assert (problem.key, problem.text) == ("defaults.normal.policy.sliding", "5s is less than the interval 10s")

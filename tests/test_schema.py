@@ -47,7 +47,7 @@ BEYOND_IN_RECORDS = """
 lane_guarantee lane_threshold match_address match_uid name_long root_id tag_huge tag_minus_one tag_threshold
 """
 
-BEYOND_IN_POLICIES = ("not above", "no length", "is not a time zone")
+BEYOND_IN_POLICIES = ("not above", "no length", "is not a time zone", "does not go with sliding")
 """The same, by the words of what is said."""
 
 
@@ -104,7 +104,7 @@ def test_mistakes_in_policies_are_marked(written: object, words: str) -> None:
     assert bool(errors("bwexporter", {"devices": [DEVICE], "defaults": {"normal": {"policy": written}}})) is marked
 
 
-@pytest.mark.parametrize("written", ["law", {}, EVERYTHING])
+@pytest.mark.parametrize("written", ["law", "sliding", {}, EVERYTHING, {"sliding": "6h"}])
 def test_policies_that_are_read_fit(written: object) -> None:
     """Each part, all of them, none."""
     assert errors("slices", of_policy(written)) == []
@@ -114,7 +114,8 @@ NUMBERS = st.one_of(st.integers(0, 130).map(str), st.decimals(0, 101, places=2).
 RATES = st.tuples(NUMBERS, st.sampled_from(["mbit", "MBIT", " kBps", "Kib/s", "B/s", "", "mb"])).map("".join)
 PARTS = st.tuples(NUMBERS, st.sampled_from(["%", " %", "", "percent"])).map("".join)
 TIMES = st.tuples(st.integers(0, 25), st.integers(0, 61)).map(lambda at: f"{at[0]}:{at[1]:02}")
-STRANGE = st.sampled_from([5, 0.5, None, True, [], {}, "", "law"])
+SPANS = st.tuples(NUMBERS, st.sampled_from(["h", " d", "ms", "s 5m", "", "years"])).map("".join) | st.just("period")
+STRANGE = st.sampled_from([5, 0.5, None, True, [], {}, "", "law", "sliding"])
 
 
 def mapping_of(**values: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, object]]:
@@ -130,6 +131,7 @@ POLICIES = st.one_of(
         windows=st.one_of(STRANGE, st.lists(mapping_of(from_=TIMES, to=TIMES, counts=PARTS), max_size=9)),
         timezone=st.one_of(STRANGE, st.sampled_from(["Europe/Paris", "Mars/Olympus", "no zone"])),
         carry=st.one_of(STRANGE, PARTS),
+        sliding=st.one_of(STRANGE, SPANS),
         cary=PARTS,
     ),
 )

@@ -74,7 +74,7 @@ def assemble(
         released=np.zeros(len(rows), np.bool_),
         off=np.array([row.off for row in rows], np.bool_),
         shadow=np.array([row.shadow for row in rows], np.bool_),
-        policies={at: row.terms.policy for at, row in enumerate(rows) if row.terms.policy != LAW},
+        policies={at: row.terms.whole_policy for at, row in enumerate(rows) if row.terms.policy != LAW},
     )
     first = device == config.devices[0].name
     return tariffs, tuple(rules), tuple(_problems(config, records)) if first else ()

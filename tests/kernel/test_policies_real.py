@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ CONFIG = {
 
 
 def policies() -> list[dict[str, Any]]:
-    """Return four slices, of which the window of one is open all day."""
+    """Return five slices, of which the window of one is open all day."""
     now = datetime.now(UTC)
     window = {
         "from": f"{now - timedelta(hours=2):%H:%M}", "to": f"{now + timedelta(hours=2):%H:%M}", "counts": "50%",
@@ -36,6 +37,7 @@ def policies() -> list[dict[str, Any]]:
         "ladder": {"ladder": [{"from": "50%", "rate": "1mbit"}, {"from": "75%", "rate": "400kbit"}]},
         "window": {"windows": [window]},
         "carry": {"carry": "50%"},
+        "sliding": "sliding",
     }
     return [
         {"name": name, "id": number, "normal": {"policy": policy}}
@@ -56,17 +58,33 @@ def used_at_the_end(program: Program, slice_name: str, period: int) -> int:
     return int(json.loads(program.events("period_rolled", slice_name)[period][1])["used_bytes"])
 
 
+class Watch:
+    """What the kernel's class of a slice had sent at each moment somebody looked."""
+
+    def __init__(self, room: Room, handle: int) -> None:
+        self._room, self._handle = room, handle
+        self.points: list[tuple[float, int]] = []
+
+    def look(self) -> bool:
+        """Write it down, unless that was done just now."""
+        if not self.points or time.monotonic() > self.points[-1][0] + 0.2:
+            self.points.append((time.monotonic(), self._room.classes()[self._handle].sent_bytes))
+        return True
+
+    def most(self, seconds: float) -> int:
+        """Return the most that was sent between two looks that are no further apart."""
+        pairs = ((one, other) for at, one in enumerate(self.points) for other in self.points[at:])
+        return max(other[1] - one[1] for one, other in pairs if other[0] - one[0] <= seconds)
+
+
 def test_each_policy_ends_its_days_as_promised(program: Program) -> None:
-    """Three greedy slices in the first day; the fourth is idle in it, and greedy in the second."""
-    with ExitStack() as sending:
-        for name, number in (("law", 1), ("ladder", 2), ("window", 3)):
-            sending.enter_context(Greedy(Traffic(program.room), handle_of(number)))
-            assert program.lane(name)["full_rate_bytes_per_second"] == 1_000_000
-        wait_for(lambda: program.lane("ladder")["verdict"] == "on_ladder", seconds=15, what="the ladder")
-        wait_for(lambda: program.events("period_rolled", "carry"), seconds=40, what="the end of the first day")
-    with Greedy(Traffic(program.room), handle_of(4)):
-        wait_for(lambda: len(program.events("period_rolled", "carry")) > 1, seconds=40, what="the second day's end")
+    """Three greedy slices in the first day; the fourth is idle in it, and greedy in the second, the last in both."""
+    watch = Watch(program.room, handle_of(5))
+    with Greedy(Traffic(program.room), handle_of(5)):
+        _two_days(program, watch)
     sent = program.lane("window")["sent_bytes_total"]
+    program.kill()
+    after = program.start().lane("sliding")
 
     # 2 MB at 1 MB/s, 1 MB at 125 kB/s, and the ten seconds that are left at 50 kB/s.
     assert used_at_the_end(program, "ladder", 0) == pytest.approx(3_500_000, rel=0.04)
@@ -75,3 +93,24 @@ def test_each_policy_ends_its_days_as_promised(program: Program) -> None:
     assert sent == pytest.approx(8_000_000, rel=0.1)
     assert used_at_the_end(program, "carry", 0) == 0
     assert used_at_the_end(program, "carry", 1) == pytest.approx(6_000_000, rel=0.03)
+    # No twenty seconds hold more than the allowance, and what left them was there again.
+    assert len(watch.points) > 60
+    assert watch.most(PERIOD_SECONDS) <= 4_000_000 * 1.03
+    assert used_at_the_end(program, "sliding", 0) == pytest.approx(3_950_000, rel=0.04)
+    assert used_at_the_end(program, "sliding", 1) >= 3_300_000
+    assert after["verdict"] == "over_threshold"
+    assert after["window_seconds"] == PERIOD_SECONDS
+
+
+def _two_days(program: Program, watch: Watch) -> None:
+    """Let the others send."""
+    with ExitStack() as sending:
+        for name, number in (("law", 1), ("ladder", 2), ("window", 3)):
+            sending.enter_context(Greedy(Traffic(program.room), handle_of(number)))
+            assert program.lane(name)["full_rate_bytes_per_second"] == 1_000_000
+        wait_for(lambda: watch.look() and program.lane("ladder")["verdict"] == "on_ladder", seconds=15, what="a rung")
+        wait_for(lambda: watch.look() and program.events("period_rolled", "carry"), seconds=40, what="the first day")
+    with Greedy(Traffic(program.room), handle_of(4)):
+        wait_for(
+            lambda: watch.look() and program.events("period_rolled", "carry")[1:], seconds=40, what="the second day"
+        )
