@@ -98,8 +98,9 @@ def test_each_policy_ends_its_days_as_promised(program: Program) -> None:
     assert watch.most(PERIOD_SECONDS) <= 4_000_000 * 1.03
     assert used_at_the_end(program, "sliding", 0) == pytest.approx(3_950_000, rel=0.04)
     assert used_at_the_end(program, "sliding", 1) >= 3_300_000
-    assert after["verdict"] == "over_threshold"
+    # After a kill it still holds what was sent before its period ended, which an account of the law begins without.
     assert after["window_seconds"] == PERIOD_SECONDS
+    assert after["period_used_bytes"] >= 500_000
 
 
 def _two_days(program: Program, watch: Watch) -> None:
