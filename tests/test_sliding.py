@@ -185,7 +185,7 @@ def judged(lanes: list[OneWindow]) -> sliding.Judged:
     return sliding.judged(Rings(**columns), terms, time_now=lanes[0].now, horizon_seconds=horizon)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(any_window(), min_size=1, max_size=4))
 def test_the_columns_say_what_the_law_says_of_one_lane(lanes: list[OneWindow]) -> None:
     """Columns and plain numbers agree to the last bit, together and in another order."""
