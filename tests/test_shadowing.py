@@ -13,6 +13,7 @@ from bwexporter import telling
 from bwexporter.core.lanes import UNLIMITED, Traffic
 from bwexporter.core.orders import Action, Command
 from bwexporter.core.periods import Rolling
+from bwexporter.core.plans import Policy
 from bwexporter.core.report import DeviceReport, Report
 from bwexporter.core.wheel import moves
 from bwexporter.replay import Recorded, Told, replayed
@@ -218,3 +219,19 @@ def test_lanes_without_an_allowance_send_as_much() -> None:
     watched.send(300.0, ann=10 * RATE)
 
     assert watched.row("ann")["would_be"]["less_bytes"] == 0
+
+
+def test_a_sliding_window_holds_in_shadow_what_it_held_before() -> None:
+    """Nine of ten megabytes were sent before the shadow began, in a window of a day: it would be capped at once."""
+    ann = 4  # behind `_root` and `_default`, two lanes each
+    watched = Watched(in_shadow=False, policies={ann: Policy(sliding_seconds=24 * HOUR)})
+    watched.send(450.0, ann=RATE)
+    watched.node.turns.pace = replace(watched.node.turns.pace, enforcing=False)
+    watched.look()
+    watched.send(2 * INTERVAL, ann=100)
+
+    would_be = watched.device.would_be
+    assert would_be is not None
+    assert would_be.capped[ann]
+    assert would_be.ceiling_bytes_per_second[ann] < 100
+    assert watched.device.used_bytes[ann] == 450 * RATE + 2 * INTERVAL * 100

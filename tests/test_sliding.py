@@ -432,5 +432,19 @@ def test_a_look_is_due_before_the_threshold_of_the_window_can_be_reached() -> No
     assert seconds == 3.0
 
 
+def test_a_forecast_is_of_the_window_and_its_neighbour_s_of_the_period() -> None:
+    """At 1 MB/s; nothing is expected of a period's end, which is none of the window's."""
+    ledger = ledger_of([1_000_000_000] * 2, [DAY, None], recent_bytes_per_second=1e6)
+    over = make_accounts(2, used_bytes=9_000_000_000, recent_bytes_per_second=1e6)
+    ledger = replace(ledger, accounts=over)
+    tariffs = tariffs_of([DAY, None])
+
+    seen = policies.foreseen(ledger, tariffs.lanes, both(ledger, tariffs), None)
+
+    assert seen.seconds_to_threshold.tolist() == [pytest.approx(7_640.0), 0.0]
+    assert seen.seconds_to_allowance.tolist() == [pytest.approx(9_800.0), pytest.approx(1_800.0)]
+    assert seen.expected_used_bytes.tolist() == [UNLIMITED, pytest.approx(9_000_000_000 + 43_200 * 10**6)]
+
+
 def test_the_worked_examples_hold() -> None:
     assert 0 == doctest.testmod(rings).failed
