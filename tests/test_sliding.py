@@ -416,20 +416,27 @@ def test_a_program_that_stops_and_holds_leaves_the_rate_that_can_be_kept() -> No
     assert held.reason.tolist() == [Reason.PACED, Reason.OFF, Reason.CAPPED_BY_HAND]
 
 
-def test_a_look_is_due_before_the_threshold_of_the_window_can_be_reached() -> None:
-    """The period's use, which is past its own threshold, asks for none."""
-    ledger = ledger_of([8_640_000_000 - 5 * GIGABIT], [DAY], recent_bytes=1)
-    used_up = replace(ledger, accounts=make_accounts(1, used_bytes=9_000_000_000, recent_bytes=1))
+@pytest.mark.parametrize(
+    ("held", "seconds"),
+    [(7_500_000_000, 7.12), (8_640_000_000 - 5 * GIGABIT, 60.0), (8_640_000_000, 60.0), (11_000_000_000, 60.0)],
+)
+def test_a_look_is_due_before_the_threshold_of_the_window_but_not_for_who_hovers_there(
+    held: int, seconds: float
+) -> None:
+    """The period's use, which is just below its own threshold, asks for none."""
+    ledger = ledger_of([held], [DAY], recent_bytes=1)
+    used_up = replace(ledger, accounts=make_accounts(1, used_bytes=8_600_000_000, recent_bytes=1))
+    tariffs = tariffs_of([DAY])
 
-    seconds = policy.next_look_seconds(
-        policies.counting(used_up),
-        tariffs_of([DAY]),
-        interval_seconds=10.0,
+    found = policy.next_look_seconds(
+        policies.awaiting(used_up, tariffs.threshold_bytes),
+        tariffs,
+        interval_seconds=60.0,
         shortest_interval_seconds=1.0,
         look_margin_seconds=2.0,
     )
 
-    assert seconds == 3.0
+    assert found == pytest.approx(seconds)
 
 
 def test_a_forecast_is_of_the_window_and_its_neighbour_s_of_the_period() -> None:
