@@ -12,15 +12,14 @@ from collections import Counter
 from dataclasses import replace
 
 from bwexporter.core.lanes import Act, Lane, Reason
-from bwexporter.core.plans import Policy, Rung
+from bwexporter.core.plans import Policy
 from bwexporter.core.report import Event, EventKind, Report
 from tests.node import DEVICE, Node
 from tests.simulation import Cheat, Sender, Sends, late, straddling
 
 DAY = 86_400.0
 MEGABYTE = 1_000_000
-LADDER = Policy(ladder=(Rung(0.5, 50_000), Rung(1.0, 1_000)))
-POLICIES = (Policy(sliding_seconds=DAY), LADDER)
+POLICIES = (Policy(sliding_seconds=DAY), Policy(sliding_seconds=DAY / 4))
 
 
 class Audit:
