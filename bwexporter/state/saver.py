@@ -88,9 +88,7 @@ class Saver:
 
     def hand_over(self, turn: Turn) -> int:
         """Leave a turn to the thread, and return a ticket to wait with."""
-        if (books := self._books) is not None:
-            packed = {device: books.pack(ledger) for device, ledger in turn.ledgers.items()}
-            turn = replace(turn, packed={device: one for device, one in packed.items() if one is not None})
+        turn = self._packed_ahead(turn)
         with self._changed:
             self._ledgers.update(turn.ledgers)
             self._hand = turn.hand or self._hand
@@ -98,6 +96,14 @@ class Saver:
             self._handed += 1
             self._changed.notify_all()
             return self._handed
+
+    def _packed_ahead(self, turn: Turn) -> Turn:
+        """Pack the ledgers here and now, where that can be done; what fails here fails in the thread, and is told."""
+        if (books := self._books) is not None:
+            with suppress(Exception):
+                packed = {device: books.pack(ledger) for device, ledger in turn.ledgers.items()}
+                return replace(turn, packed={device: one for device, one in packed.items() if one is not None})
+        return turn
 
     def _join(self, turn: Turn) -> None:
         self._ids = joined_ids(self._ids, turn.ids)
