@@ -241,19 +241,22 @@ def saved(lived_day: Path, tmp_path: Path) -> Path:
 def test_the_command_reads_the_state_file_and_says_who_when_and_how_much(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A ladder that begins at a fifth of the allowance, over half a day."""
+    """A ladder that begins at a fifth of the allowance, over half a day; weeks of nothing before cost no time."""
     other = tmp_path / "other.yml"
     other.write_text(saved.read_text().replace("allowance: 100MB", LADDER_FROM_A_FIFTH))
     span = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 12:00+00:00"]
 
-    main(["replay", "--policy", str(other), "--config", str(saved), *span, "--json"])
-    lanes = {(one["slice"], one["traffic"]): one for one in json.loads(capsys.readouterr().out)["lanes"]}
+    since_october = ["--from", "2023-10-20", *span[2:]]
+    main(["replay", "--policy", str(other), "--config", str(saved), *since_october, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    lanes = {(one["slice"], one["traffic"]): one for one in found["lanes"]}
     an_hour = [*span[:3], "2023-11-14 23:15+00:00"]
     main(["replay", "--policy", str(other), "--config", str(saved), *an_hour, "--picture", str(tmp_path / "out.png")])
     table = capsys.readouterr().out
     with Image.open(tmp_path / "out.png") as image:
         assert (image.format, image.width) == ("PNG", 2 * chart.WIDTH)
 
+    assert found["from"] == 1_700_000_000 // STEP * STEP
     greedy, idle = lanes["s0", "normal"], lanes["s3", "normal"]
     # 20 MB at 20 kB/s take a thousand seconds; from there on 1 kB/s.
     assert greedy["capped"][0][0] == pytest.approx(1_700_000_000 + 1_000, abs=STEP + 100)

@@ -71,9 +71,10 @@ def replay(
     """Say who would have been capped, when, for how long, and how many bytes less, had another configuration held.
 
     Reads the recorded use and the orders by hand of the state file, and takes the daemon's very turns over them with
-    the slices, allowances and policies of the other configuration: a copy of yours with a change. Touches nothing. What
-    is recorded is what passed under the ceilings of then, in sums of five minutes of up to 35 days: where the other
-    policy is looser, it shows who would not have been capped any more, and not what they would have sent besides.
+    the slices, allowances and policies of the other configuration: a copy of yours with a change. Touches nothing, and
+    begins with the first use that is recorded in the span. What is recorded is what passed under the ceilings of then,
+    in sums of five minutes of up to 35 days: where the other policy is looser, it shows who would not have been capped
+    any more, and not what they would have sent besides.
 
     A Prometheus server that scrapes the exporter (--source URL) does as well, on any machine and as far back as it
     keeps its series; the state file is not read then, and orders by hand, of which the series do not say enough, are
@@ -81,15 +82,14 @@ def replay(
     """
     begin, end = _span(since, until)
     recorder = source_of(config_path, **source)
+    begin = _first_use(policy_path, recorder, begin, end)
     lived = partial(_lived, source=recorder, span=(begin, end), with_hand=not without_hand)
     told = _of_slice(lived(policy_path), slice_name, policy_path)
     if not without_hand:
         _say_what_is_left_out(recorder, told, begin, end)
     seen = [one for one in told if one.recorded_bytes]
     if not seen:
-        raise BwexporterError(
-            "no use of these slices is recorded in that span; `bwexporter history` says what is known"
-        )
+        raise BwexporterError(f"no use of {slice_name} is recorded in that span; leave --slice out to see whose is")
     if picture_path is not None:
         most = MOST_CHARTS if slice_name is None else None
         draw(picture_path, picture(lived(config_path), seen, (begin, end), policy_path.name, most))
@@ -97,6 +97,19 @@ def replay(
         click.echo(json.dumps({"from": begin, "to": end, "lanes": [_row(one) for one in told]}, indent=2))
     else:
         console().print(_drawn(seen, begin, end))
+
+
+def _first_use(path: Path, source: Source, begin: int, end: int) -> int:
+    """Return when the first use in a span was recorded: there is nothing to live through before it."""
+    roll, starts = roll_of(load_config(path)), list[int]()
+    for device, (tariffs, _) in roll.tariffs.items():
+        uses = source.uses(device, tariffs.lanes, begin, end, STEP_SECONDS)
+        starts += [start for start, sent in uses.items() if any(sent)]
+    if not starts:
+        raise BwexporterError(
+            "no use of these slices is recorded in that span; `bwexporter history` says what is known"
+        )
+    return max(begin, min(starts))
 
 
 def _lived(path: Path, *, source: Source, span: tuple[int, int], with_hand: bool) -> list[Told]:
