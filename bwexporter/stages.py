@@ -106,8 +106,8 @@ def judge(work: Work, occasion: Occasion) -> None:
     if work.count is None or work.snapshot is None:
         return
     _fit(desk, work.snapshot, occasion.orders)
-    desk.frame = _frame(desk)
-    next_look_seconds = _next_look_seconds(desk, occasion)
+    desk.frame = frame = _frame(desk)
+    next_look_seconds = _next_look_seconds(desk, frame, occasion)
     desk.due_at_boot_seconds = occasion.now.boot_seconds + next_look_seconds
     work.verdicts = _verdicts(desk, work.held_ceilings(), next_look_seconds, occasion)
 
@@ -136,17 +136,16 @@ def _period_seconds(ledger: Ledger) -> F8:
     return (ledger.accounts.period_end_at - ledger.accounts.period_start_at)[: ledger.enrolled]
 
 
-def _next_look_seconds(desk: Desk, occasion: Occasion) -> float:
+def _next_look_seconds(desk: Desk, frame: policy.Frame, occasion: Occasion) -> float:
     """Return the time until the device is to be looked at again, for the sake of one of its lanes or of all."""
     until_regular = occasion.until_regular_seconds
-    thresholds = np.empty(0, np.int64) if desk.frame is None else desk.frame.threshold
     next_look = policy.next_look_seconds(
-        policies.awaiting(desk.ledger, thresholds),
+        policies.awaiting(desk.ledger, desk.tariffs, frame.allowance, frame.threshold),
         desk.tariffs,
         interval_seconds=until_regular,
         shortest_interval_seconds=min(occasion.pace.shortest_interval_seconds, until_regular),
         look_margin_seconds=occasion.pace.look_margin_seconds,
-        kept=desk.frame,
+        kept=frame,
     )
     return max(1e-3, min(next_look, policies.next_change_seconds(desk.ledger, desk.tariffs)))
 

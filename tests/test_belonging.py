@@ -12,14 +12,15 @@ from collections import Counter
 from dataclasses import replace
 
 from bwexporter.core.lanes import Act, Lane, Reason
-from bwexporter.core.plans import Policy
+from bwexporter.core.plans import Policy, Rung
 from bwexporter.core.report import Event, EventKind, Report
 from tests.node import DEVICE, Node
 from tests.simulation import Cheat, Sender, Sends, late, straddling
 
 DAY = 86_400.0
 MEGABYTE = 1_000_000
-POLICIES = (Policy(sliding_seconds=DAY), Policy(sliding_seconds=DAY / 4))
+LADDER = (Rung(0.2, 50_000), Rung(0.6, 5_000))
+POLICIES = (Policy(sliding_seconds=DAY), Policy(sliding_seconds=DAY / 4), Policy(ladder=LADDER))
 
 
 class Audit:
@@ -74,7 +75,7 @@ def a_mixed_cast(slices: int) -> list[Sender]:
     )
     sizes = [20 * MEGABYTE, 100 * MEGABYTE, 1_000 * MEGABYTE, 10_800 * MEGABYTE]
     cast = [sorts[at % len(sorts)](chance.choice(sizes)) for at in range(slices)]
-    return [sender if at % 19 else replace(sender, policy=POLICIES[at % 2]) for at, sender in enumerate(cast)]
+    return [sender if at % 19 else replace(sender, policy=POLICIES[at % 3]) for at, sender in enumerate(cast)]
 
 
 def test_in_a_day_of_200_slices_every_change_of_a_ceiling_belongs_to_one_event() -> None:

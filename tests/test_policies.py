@@ -291,6 +291,16 @@ def test_a_ladder_gives_each_rung_its_rate_and_the_volume_that_comes_of_it() -> 
     assert found.uncounted_bytes[0] == 0
 
 
+def test_who_climbs_slowly_is_looked_at_no_oftener_than_others() -> None:
+    """Its threshold is half a second of its full rate away all day, and fifteen hours at the rate of its rung."""
+    slow = Sender(100 * MEGABYTE, policy=Policy(ladder=(Rung(0.2, 1_000),)))
+
+    found = days([slow], periods=1)
+
+    assert found.sent_fraction[0, 0] * 100 * MEGABYTE == pytest.approx(20 * MEGABYTE + DAY * 1_000, rel=0.003)
+    assert found.looks < 1.1 * DAY / 600
+
+
 def test_with_windows_a_greedy_sender_lands_on_its_allowance_in_counted_bytes() -> None:
     """What counts is all of its allowance and no more; at night it sends what it likes."""
     by_night = Sender(1_000 * MEGABYTE, policy=Policy(windows=NIGHTS))

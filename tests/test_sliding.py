@@ -429,7 +429,7 @@ def test_a_look_is_due_before_the_threshold_of_the_window_but_not_for_who_hovers
     tariffs = tariffs_of([DAY])
 
     found = policy.next_look_seconds(
-        policies.awaiting(used_up, tariffs.threshold_bytes),
+        policies.awaiting(used_up, tariffs, tariffs.allowance_bytes, tariffs.threshold_bytes),
         tariffs,
         interval_seconds=60.0,
         shortest_interval_seconds=1.0,

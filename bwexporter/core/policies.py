@@ -161,19 +161,27 @@ def counting(ledger: Ledger) -> Ledger:
     return replace(ledger, accounts=replace(ledger.accounts, used_bytes=counts))
 
 
-def awaiting(ledger: Ledger, threshold_bytes: I8) -> Ledger:
-    """Return the ledger by which early looks are planned; the very ledger where no lane has a sliding window.
+def awaiting(ledger: Ledger, tariffs: Tariffs, allowance_bytes: I8, threshold_bytes: I8) -> Ledger:
+    """Return the ledger by which early looks are planned; the very ledger where no lane asks for fewer than the law.
 
     A window lets a lane hover at its threshold for hours, as slot after slot leaves. Pacing carries such a lane from
-    look to look as well: only one with an eighth of its threshold ahead asks for a look of its own.
+    look to look as well: only one with an eighth of its threshold ahead asks for a look of its own. One on a ladder
+    asks for none from its first rung on: it is far slower than its full rate, by which looks are planned.
     """
-    used, seen = rings.in_use(ledger), counting(ledger)
-    if used is None:
+    used = rings.in_use(ledger)
+    climbing = [row for row, one in tariffs.policies.items() if one.ladder]
+    if used is None and not climbing:
         return ledger
-    rows, threshold = used.account, threshold_bytes[used.account]
-    held = seen.accounts.used_bytes[rows]
-    hovers = held >= threshold - threshold // 8
-    planned = _put(seen.accounts.used_bytes, rows, np.where(hovers, np.maximum(held, threshold), held))
+    seen = counting(ledger)
+    held = seen.accounts.used_bytes[: len(tariffs)]
+    waits = np.zeros(len(tariffs), np.bool_)
+    if used is not None:
+        threshold = threshold_bytes[used.account]
+        waits[used.account] = held[used.account] >= threshold - threshold // 8
+    for row in climbing:
+        waits[row] |= held[row] >= int(allowance_bytes[row] * tariffs.policies[row].ladder[0].part)
+    rows = np.flatnonzero(waits)
+    planned = _put(seen.accounts.used_bytes, rows, np.maximum(held[rows], threshold_bytes[rows]))
     return replace(seen, accounts=replace(seen.accounts, used_bytes=planned))
 
 
