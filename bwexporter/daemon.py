@@ -1,7 +1,7 @@
 """The daemon: clocks, jobs, reloads, and what becomes of trouble.
 
-Turns a roster and doors into turns at the right times. Knows: the clocks, APScheduler, when to wake, what to log. Does
-not know: what happens inside a turn, where slices come from, how anything is published.
+Turns a roster and doors into turns at the right times. Knows: the clocks, APScheduler, when to wake. Does not know:
+what happens inside a turn, where slices come from, how a turn is published or said.
 
 Regular and early looks are one APScheduler job, so that they never overlap. APScheduler 3 schedules by the wall clock:
 after each turn the job is given its next time anew, and a guard that compares the clocks gives it again as soon as the
@@ -12,7 +12,6 @@ a thread of its own: what it waits for holds up no turn, and its troubles are no
 from __future__ import annotations
 
 import logging
-import queue
 import sys
 import threading
 import time
@@ -23,7 +22,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from random import uniform
-from typing import Protocol
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
 from apscheduler.executors.base import BaseExecutor, run_job
@@ -32,14 +30,15 @@ from apscheduler.job import Job
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
+from bwexporter.commands import Commands
 from bwexporter.core.accounting import STEP_TOLERANCE_SECONDS
-from bwexporter.core.habits import Habits
-from bwexporter.core.hand import Done, Obeyed, told
+from bwexporter.core.hand import Done
 from bwexporter.core.lanes import Instant
 from bwexporter.core.orders import Command
-from bwexporter.core.report import Event, EventKind, Report, SourceStatus
-from bwexporter.desk import Desk
-from bwexporter.errors import ConfigError, Problem, StateRefused
+from bwexporter.core.report import Report
+from bwexporter.errors import ConfigError, StateRefused
+from bwexporter.log import Log, say_turn
+from bwexporter.parts import LookBack, Publisher, Server, Sources
 from bwexporter.pushing import Sink
 from bwexporter.roster import Roll
 from bwexporter.shadowing import Shadowing
@@ -61,54 +60,6 @@ FIRST_HABITS_SECONDS = 2.0
 PUSH_AGAIN_SECONDS = 60.0  # after a push that failed or does not end
 JITTER = 0.1
 """How far a poll may come before or after its time, as a part of the time between polls."""
-
-
-class Publisher(Protocol):
-    """Who is told of turns: the exposition."""
-
-    def observe(self, report: Report) -> None:
-        """Count what happened in a turn."""
-
-    def render(self, report: Report) -> object:
-        """Publish a full turn."""
-
-    def mark_down(self) -> object:
-        """Publish that the last turn failed as a whole."""
-
-    def count_turn_failure(self, stage: str) -> None:
-        """Count a turn that failed in a stage."""
-
-    def count_misfire(self) -> None:
-        """Count a turn that did not begin in time."""
-
-
-LookBack = Callable[[Desk, float], Habits | None]
-"""Learns from the past what the lanes of a desk are used to, as of an instant of Unix time; in a thread of its own."""
-
-
-class Server(Protocol):
-    """A source of slices that has to be asked."""
-
-    @property
-    def name(self) -> str:
-        """Return what it is called."""
-
-    @property
-    def every_seconds(self) -> float:
-        """Return how often it is to be asked."""
-
-    def poll(self) -> bool:
-        """Ask it, in a thread of its own; say whether what it says has changed."""
-
-
-class Sources(Protocol):
-    """Where slices come from, as far as time is concerned."""
-
-    def polled(self) -> Sequence[Server]:
-        """Return the servers to ask."""
-
-    def statuses(self) -> tuple[SourceStatus, ...]:
-        """Return how all sources stand."""
 
 
 def read_clocks() -> Instant:
@@ -146,12 +97,9 @@ class Daemon:
         self._shadowing = Shadowing()
         self._look_back = look_back
         self._asked: dict[str, Server] = {}  # by the names of their jobs
-        self._told: frozenset[Problem] = frozenset()
-        self._down: set[str] = set()
-        self._unkept: set[str] = set()
-        self._sorting_problems: tuple[str, ...] = ()
+        self._log = Log()
         self._reload_wanted = threading.Event()
-        self._commands = queue.SimpleQueue[tuple[Command, Future[Done]]]()
+        self._commands = Commands()
         self._in_turn = False
         self._stopping = threading.Event()
         self._taking = threading.Lock()
@@ -227,8 +175,7 @@ class Daemon:
         The answer comes when that turn has saved it. It is a ValueError, with a sentence for people, where the order
         cannot be carried out.
         """
-        waiting: Future[Done] = Future()
-        self._commands.put((command, waiting))
+        waiting = self._commands.give(command)
         if not self._in_turn:  # otherwise the turn that runs sees to it at its end
             self._wake_in(0.0)
         return waiting
@@ -245,8 +192,7 @@ class Daemon:
         self._stopping.set()
         with self._taking:  # The scheduler would wait with its lock held, which the running turn needs to end.
             self._scheduler.shutdown(wait=False)
-        for _, waiting in self._taken_commands():
-            waiting.set_exception(ValueError("bwexporter is being stopped: nothing was done"))
+        self._commands.refuse("bwexporter is being stopped: nothing was done")
         saved = self.finish(hold=hold)
         for sink in self._sinks.values():
             sink.close()
@@ -287,27 +233,25 @@ class Daemon:
                 self._take_and_answer()
 
     def _take_and_answer(self) -> None:
-        commands = list[tuple[Command, Future[Done], Obeyed]]()
         with self._waking:
             self._in_turn, self._stirred = True, False
         try:
-            saved = self._take_turn(commands)
+            saved = self._take_turn()
         except BaseException:
-            for _, waiting, _ in commands:
-                waiting.set_exception(RuntimeError("the turn failed"))
+            self._commands.fail()
             raise
         finally:
             with self._waking:
                 self._in_turn = False
-        _answer(commands, saved=saved)
+        self._commands.answer(saved=saved)
         with self._waking:
             until_next = self._turns.next_look_seconds(read_clocks())
             self._wake_in(min(until_next, self._rest_seconds()) if self._stirred else until_next)
-        if self._reload_wanted.is_set() or not self._commands.empty():  # asked for while the turn ran
+        if self._reload_wanted.is_set() or self._commands.waiting:  # asked for while the turn ran
             self._wake_in(0.0)
 
-    def _take_turn(self, commands: list[tuple[Command, Future[Done], Obeyed]]) -> bool:
-        """Take a turn, after what was asked for; say whether it was saved. `commands` gets what is to be answered."""
+    def _take_turn(self) -> bool:
+        """Take a turn, after what was asked for; say whether it was saved."""
         now = read_clocks()
         self._last_begun_monotonic = time.monotonic()
         early = self._turns.is_early(now)
@@ -316,28 +260,11 @@ class Daemon:
             self._tell(self._turns.take(now, sources=self._sources.statuses(), info=self._roll.info))
             self._enlist_anew()
             now, early = read_clocks(), False
-        commands += self._obeyed(now)
-        early = early and not commands
+        commanded = self._commands.obey(self._turns, now)
+        early = early and not commanded
         report = self._turns.take(now, sources=self._sources.statuses(), info=self._roll.info, early=early)
         self._tell(report)
         return report.saved
-
-    def _obeyed(self, now: Instant) -> list[tuple[Command, Future[Done], Obeyed]]:
-        """Carry out the orders that wait; those that cannot be are answered at once."""
-        done = []
-        for command, waiting in self._taken_commands():
-            try:
-                done.append((command, waiting, self._turns.obey(command, now)))
-            except ValueError as refusal:
-                waiting.set_exception(refusal)
-        return done
-
-    def _taken_commands(self) -> list[tuple[Command, Future[Done]]]:
-        """Take the orders that wait, without those that nobody waits for any more."""
-        taken = list[tuple[Command, Future[Done]]]()
-        while not self._commands.empty():
-            taken.append(self._commands.get())
-        return [(command, waiting) for command, waiting in taken if waiting.set_running_or_notify_cancel()]
 
     def _rest_seconds(self) -> float:
         """Return the time until another look may follow the last one."""
@@ -390,19 +317,14 @@ class Daemon:
 
     def enlist(self, roll: Roll) -> None:
         """Put a roll's devices on the turns' desks, and say what was wrong with it."""
-        now = frozenset((*roll.problems, *roll.warnings))
-        for problem in dict.fromkeys((*roll.problems, *roll.warnings)):
-            if problem not in self._told:
-                log.warning("%s", problem)
-        self._told = now
-        self._tell_of_sources(roll.sources)
+        self._log.hear_roll(roll)
         for desk in roll.desks(self._turns.desks):
             self._turns.enlist(desk)
-        self._wake_habits(FIRST_HABITS_SECONDS)
+        self._wake(HABITS_JOB, FIRST_HABITS_SECONDS)
         self._sorting.enlist(roll.claims, roll.built, roll.exempt_prefixes)
         for name, sink in self._sinks.items():
             sink.enlist(roll.config.apmon, roll.claims, len(roll.tariffs))
-            self._wake_push(name, 0.0)
+            self._wake(name, 0.0)
         log.info("roster slices=%d problems=%d", len(roll.info), len(roll.problems))
 
     def _learn(self) -> None:
@@ -416,22 +338,13 @@ class Daemon:
                 log.warning("forecasts go by the recent rate alone: %s", trouble)
                 learnt = None
             self._turns.habits = self._turns.habits | ({device: learnt} if learnt is not None else {})
-        self._wake_habits(HABITS_SECONDS - time.time() % HABITS_SECONDS + FIRST_HABITS_SECONDS)
+        self._wake(HABITS_JOB, HABITS_SECONDS - time.time() % HABITS_SECONDS + FIRST_HABITS_SECONDS)
 
-    def _wake_habits(self, seconds: float) -> None:
-        job = self._scheduler.get_job(HABITS_JOB)
+    def _wake(self, name: str, seconds: float) -> None:
+        """Set the time at which a push, or the look back, goes on; there may be no such job."""
+        job = self._scheduler.get_job(name)
         if job is not None and not self._stopping.is_set():
             job.modify(next_run_time=datetime.now(UTC) + timedelta(seconds=seconds))
-
-    def _tell_of_sources(self, statuses: Sequence[SourceStatus]) -> None:
-        """Say which sources are up again, or kept on disk again; that one is not its problems have said."""
-        for status in statuses:
-            if status.up and status.name in self._down:
-                log.info("%s: is up again; slices=%d", status.name, status.slices)
-            if status.name in self._unkept and not status.unkept:
-                log.info("%s: what is good now is kept for the next start again", status.name)
-        self._unkept = {status.name for status in statuses if status.unkept}
-        self._down = {status.name for status in statuses if not status.up and status.problems}
 
     def _tell(self, report: Report) -> None:
         report = replace(
@@ -442,27 +355,15 @@ class Daemon:
         )
         report = self._shadowing.seen(report, self._turns)
         self._publisher.observe(report)
-        for event in report.events:
-            _log_event(event)
-        troubles = [device.trouble for device in report.devices if device.trouble]
-        for trouble in troubles:
-            log.error("%s; accounts and ceilings stay as they are", trouble)
-        if report.sorting_problems != self._sorting_problems:
-            for text in set(report.sorting_problems) - set(self._sorting_problems):
-                log.warning("packets are not sorted as wanted: %s", text)
-            self._sorting_problems = report.sorting_problems
-        if report.sorting_drift:
-            log.warning("%d rules of the classifier had been changed and were put right", report.sorting_drift)
-        if report.save_trouble:
-            log.error("%s: %s", "saved, but" if report.saved else "the turn was not saved", report.save_trouble)
+        self._log.hear(report)
         if not report.early:
             self._publisher.render(report)
             self._last_full = report
             for sink in self._sinks.values():
                 sink.hear(report)
-        if not troubles:  # who is told that turns run may ask for the report at once
+        if not any(one.trouble for one in report.devices):  # who is told that turns run may ask for the report at once
             self._last_good_monotonic = time.monotonic()
-        log.log(logging.DEBUG if report.early else logging.INFO, "%s", _turn_line(report))
+        say_turn(report)
 
     def _wake_in(self, seconds: float, *, sooner_only: bool = False) -> None:
         """Set the time of the next turn; a job that is just being added or removed needs no waking."""
@@ -480,12 +381,7 @@ class Daemon:
             seconds = self._sinks[name].work()
         except Exception:
             log.exception("a push failed; it goes on in %.0f s", seconds)
-        self._wake_push(name, seconds)
-
-    def _wake_push(self, name: str, seconds: float) -> None:
-        job = self._scheduler.get_job(name)
-        if job is not None and not self._stopping.is_set():
-            job.modify(next_run_time=datetime.now(UTC) + timedelta(seconds=seconds))
+        self._wake(name, seconds)
 
     def _on_trouble(self, event: JobEvent) -> None:
         """Hear of a turn that failed, was late or still ran when the next was due; the next one is not lost."""
@@ -513,9 +409,9 @@ class Daemon:
                 log.warning("the wall clock was stepped by %.1f s", now - offset)
                 self._wake_in(0.0)
                 for name in self._sinks:
-                    self._wake_push(name, 0.0)
+                    self._wake(name, 0.0)
                 self.ask_all()
-                self._wake_habits(0.0)
+                self._wake(HABITS_JOB, 0.0)
                 offset = now
 
 
@@ -555,34 +451,5 @@ class _InThreads(BaseExecutor):  # type: ignore[misc]  # APScheduler 3 is not ty
             self._run_job_success(job.id, events)
 
 
-def _answer(commands: Sequence[tuple[Command, Future[Done], Obeyed]], *, saved: bool) -> None:
-    for command, waiting, obeyed in commands:
-        events = told(replace(obeyed, again=False), obeyed.hand.at.wall_seconds, ended_by=command)
-        waiting.set_result(Done(events, saved=saved, again=obeyed.again))
-
-
 def _wall_minus_boot() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _turn_line(report: Report) -> str:
-    devices = report.devices
-    refused = sum(int((device.outcomes.errno != 0).sum()) for device in devices if device.outcomes)
-    return (
-        f"turn{' early' if report.early else ''} lanes={sum(len(device.tariffs) for device in devices)} "
-        f"capped={sum(int(device.verdicts.capped.sum()) for device in devices)} "
-        f"changes={sum(len(device.changes) for device in devices)} refused={refused} "
-        f"took_ms={1e3 * report.turn_seconds:.1f} next_s={report.next_look_seconds:.1f}"
-    )
-
-
-def _log_event(event: Event) -> None:
-    place = f"{event.device} {event.lane.slice_name} {event.lane.traffic.value}" if event.lane else event.device
-    said = " ".join(f"{name}={value}" for name, value in event.inputs.items())
-    level = logging.WARNING if event.kind in _WARNING_KINDS else logging.INFO
-    log.log(level, "%s %s %s", event.kind.value, place, said)
-
-
-_WARNING_KINDS = frozenset(
-    {EventKind.REFUSED, EventKind.DRIFT, EventKind.IMPLAUSIBLE, EventKind.CLOCK_STEPPED, EventKind.TREE_ENDED},
-)
