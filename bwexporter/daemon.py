@@ -58,6 +58,8 @@ HABITS_SECONDS = 3600.0
 FIRST_HABITS_SECONDS = 2.0
 """After the start, a reload or the begin of an hour: what belongs to it is saved by then."""
 PUSH_AGAIN_SECONDS = 60.0  # after a push that failed or does not end
+NEARLY_SECONDS = 0.05
+"""After it a thread whose turn has ended has told the scheduler so, which begins no other turn before."""
 JITTER = 0.1
 """How far a poll may come before or after its time, as a part of the time between polls."""
 
@@ -395,6 +397,9 @@ class Daemon:
             self._publisher.count_turn_failure(stage)
             self._publisher.mark_down()
             self._wake_in(self._turns.pace.interval_seconds)
+            return
+        if event.code == EVENT_JOB_MAX_INSTANCES and not self._in_turn:  # what is asked for now is not put off
+            self._wake_in(NEARLY_SECONDS, sooner_only=True)
             return
         self._publisher.count_misfire()
         if event.code == EVENT_JOB_MISSED:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -173,6 +175,41 @@ def test_b36_a_reload_that_is_asked_for_while_a_turn_runs_is_done_after_it() -> 
     assert not early
     assert called.wait(20)
     stopped(daemon).join(timeout=20)
+
+
+class SlowLog(logging.Handler):
+    """A log that takes its time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Be written."""
+        del record
+        time.sleep(0.1)
+
+
+def test_a_reload_is_not_put_off_where_the_scheduler_hears_late_that_the_turn_has_ended() -> None:
+    """Until then it begins no other; it logs that a job has ended before it counts it as ended."""
+    turns, called = HeldTurns(), threading.Event()
+
+    def call_roll() -> None:
+        called.set()
+        raise ConfigError([Problem("bwexporter.yml", 1, "interval", "is missing")])
+
+    slow, told = SlowLog(), logging.getLogger("apscheduler.executors.default")
+    level = told.level
+    told.addHandler(slow)
+    told.setLevel(logging.INFO)
+    try:
+        daemon = daemon_of(turns, call_roll=call_roll)
+        daemon.start()
+        assert turns.begun.wait(10)
+        daemon.reload()
+        turns.go_on.set()
+
+        assert called.wait(20)
+        stopped(daemon).join(timeout=20)
+    finally:
+        told.removeHandler(slow)
+        told.setLevel(level)
 
 
 def test_a_push_that_waits_for_a_server_holds_up_neither_turns_nor_the_end() -> None:
