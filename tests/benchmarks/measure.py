@@ -63,9 +63,9 @@ class Bench:
     say: Callable[[str], None]
 
     @contextmanager
-    def contenders(self, size: int, spare: int) -> Iterator[dict[str, Any]]:
+    def contenders(self, size: int, spare: int, what: str = "v") -> Iterator[dict[str, Any]]:
         """Build a node of that many slices, with the real tree, and start everybody who measures on it."""
-        device = f"v{size}"
+        device = f"{what}{size}"
         self.say(f"building {size} slices")
         places = {name: self.folder / f"{device}-{name}" for name in ("ours", "bare", "tc", "library")}
         for place in places.values():
@@ -83,7 +83,7 @@ class Bench:
 
     def reads(self) -> None:
         """Measure reading a small node."""
-        with self.contenders(READ_SIZE, 1) as by:
+        with self.contenders(READ_SIZE, 1, "r") as by:
             for _ in range(self.rounds):
                 self._read(by, READ_SIZE, 40)
 
