@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,23 @@ class Image:
     entry_point: Sequence[str]
     user: int
     folder: str = "/"
-    shares: Sequence[Path] = ()  # of this machine, beside /usr: where the program is
+    shares: Mapping[Path, str] = field(default_factory=dict)  # of this machine, beside /usr: where the program is
+
+
+_PROJECT = "/project"  # not where it lies here, which the image may have a file system of its own upon, as /tmp
+
+
+def _inside(place: Path) -> str:
+    """Return where a file is that may belong to the project."""
+    return f"{_PROJECT}/{place.relative_to(ROOT)}" if place.is_relative_to(ROOT) else str(place)
 
 
 # The command of our own image begins with `bwexporter`, which is a program there and a module here.
 IMAGES: Mapping[str, Image] = {
     "bwexporter": Image(
-        ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m"), 10099, shares=(Path(sys.base_prefix), ROOT)
+        ("env", f"PYTHONPATH={_PROJECT}", _inside(Path(sys.executable)), "-m"),
+        10099,
+        shares={Path(sys.base_prefix): sys.base_prefix, ROOT: _PROJECT},
     ),
     "prometheus": Image(("prometheus",), NOBODY, "/prometheus"),
     "alertmanager": Image(("prometheus-alertmanager",), NOBODY, "/alertmanager"),
@@ -69,7 +79,7 @@ def running(name: str, service: Mapping[str, Any], enter: Sequence[str], folder:
 
 def _script(service: Mapping[str, Any], image: Image, folder: Path) -> str:
     """Write what makes the root and becomes the program."""
-    lines = [line for share in image.shares for line in _bind(share, str(share), read_only=True)]
+    lines = [line for share, target in image.shares.items() for line in _bind(share, target, read_only=True)]
     for mount in service["volumes"]:
         source, target, *how = mount.split(":")
         place = (DEPLOY / source).resolve() if source.startswith(".") else folder / source
