@@ -366,12 +366,13 @@ class TestStatus:
         assert done.err == "bwexporter: node1.example.org has no slice 'nobody'; `bwexporter status` lists them\n"
 
     def test_nobody_answers(self, bwexporter: Bwexporter) -> None:
-        """Exit code 1, one line that names the address."""
+        """Exit code 1, one line that names the address, and no password that somebody wrote into it."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        done = bwexporter("status", "--url", url)
-        assert (done.code, done.out) == (1, "")
-        assert done.err == f"bwexporter: no bwexporter answers at {url} (Connection refused); is it running?\n"
+        for written in (url, url.replace("//", "//ann:secret@")):
+            done = bwexporter("status", "--url", written)
+            assert (done.code, done.out) == (1, "")
+            assert done.err == f"bwexporter: no bwexporter answers at {url} (Connection refused); is it running?\n"
 
     def test_no_turn_has_ended_yet(self, bwexporter: Bwexporter, tmp_path: Path) -> None:
         """It says so, and that asking again helps."""

@@ -35,8 +35,12 @@ class Place:
     socket_path: str = ""
 
     def __str__(self) -> str:
-        """Return it for people."""
-        return f"unix:{self.socket_path}" if self.socket_path else self.url
+        """Return it for people, without a user and a password."""
+        if self.socket_path:
+            return f"unix:{self.socket_path}"
+        scheme, slashes, rest = self.url.partition("//")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def url_of(config_path: Path) -> Place:
