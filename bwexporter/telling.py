@@ -85,9 +85,17 @@ def outlook_sentence(row: Mapping[str, Any]) -> str:
     what = f"Outlook: going on as of late{habits}, {wish} {print_volume(expected)} of {print_volume(allowance)} "
     what += "when its period ends"
     for name, limit in (("seconds_to_threshold", "reaches its threshold"), ("seconds_to_allowance", "spends it all")):
-        if row[name]:
+        if row[name] and not is_held(row):
             return f"{what}; it {limit} in {print_duration(row[name])}."
     return f"{what}."
+
+
+def is_held(row: Mapping[str, Any]) -> bool:
+    """Say whether a lane's account holds it now: it does not get where a forecast of what it would like to send does.
+
+    A lane in shadow is judged only, and nothing keeps it from going on.
+    """
+    return bool(row["capped"] and not row["shadow"])
 
 
 def of_would_be(told: Inputs) -> str:

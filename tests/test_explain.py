@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bwexporter import explain
+from bwexporter import explain, telling
 from bwexporter.core import events, policies, policy, rings
 from bwexporter.core.lanes import UNLIMITED, Ledger, Reason, Tariffs
 from bwexporter.core.plans import Policy
@@ -286,6 +286,25 @@ def test_a_row_of_the_api_and_an_event_give_the_same_figures() -> None:
     }
 
     assert explain.of_inputs(inputs) == replace(of_row, enforced_ceiling_bytes_per_second=None)
+
+
+@pytest.mark.parametrize(
+    ("shadow", "said"),
+    [
+        pytest.param(False, " when its period ends.", id="its ceiling keeps it from that"),
+        pytest.param(True, " when its period ends; it spends it all in 19.8s.", id="in shadow, nothing does"),
+    ],
+)
+def test_a_lane_that_its_account_holds_is_not_said_to_spend_the_rest(said: str, *, shadow: bool) -> None:
+    """The forecast is of what it would like to send, and the sentence before it says that it cannot."""
+    lane = LaneFigures(
+        used_bytes=900_000_000, reason=Reason.OVER_THRESHOLD, capped=True, shadow=shadow, seconds_to_allowance=19.8
+    )
+    foreseen = {"expected_used_bytes": np.array([2_000_000_000]), "earlier_periods": np.array([0])}
+    shown = report(device_report([lane], **foreseen))
+    (row,) = api.slices(shown)["slices"]
+
+    assert telling.outlook_sentence(row).endswith(f"2.00 GB of 1.00 GB{said}")
 
 
 def test_the_worked_example_holds() -> None:

@@ -40,7 +40,7 @@ OVER = LaneFigures(
     period_start_at=NOW_WALL_SECONDS - DAY_SECONDS / 2,
     period_end_at=NOW_WALL_SECONDS + DAY_SECONDS / 2,
     seconds_to_threshold=0.0,
-    seconds_to_allowance=0.0,
+    seconds_to_allowance=19.8,
 )
 FEW = (
     OVER,
@@ -211,6 +211,11 @@ class TestSlicePage:
         assert "20 Nov 12:00 UTC" in page
         assert "A new period began; 7 B were used in the one that ended." in page
         assert "pi@" not in page
+
+    def test_it_foresees_no_spent_allowance_that_the_ceiling_forbids(self, get: httpx.Client) -> None:
+        """What a capped lane would like to send says nothing of when its allowance is spent."""
+        assert "Allowance spent in" not in get.get("/slices/busy").text
+        assert "Threshold in" in get.get("/slices/quiet").text
 
     def test_the_picture_shows_use_limits_and_changes(self, get: httpx.Client) -> None:
         """And says the same in words to whoever cannot see it."""

@@ -154,7 +154,7 @@ def _facts(row: Mapping[str, Any], now: float) -> Iterator[_Fact]:
     else:
         yield _Fact("Period ends in", ends_in(row, now), f"{_when(row['period_end_timestamp_seconds'])} UTC")
     for name, forecast in (("Threshold in", "seconds_to_threshold"), ("Allowance spent in", "seconds_to_allowance")):
-        if row[forecast]:
+        if row[forecast] and not telling.is_held(row):
             yield _Fact(name, print_duration(row[forecast]), _as_of(row["earlier_periods"]))
     if allowance is not None and row["expected_used_bytes"] is not None:
         yield _Fact("Expected at the end", print_volume(row["expected_used_bytes"]), _as_of(row["earlier_periods"]))
