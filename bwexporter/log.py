@@ -68,11 +68,14 @@ def say_turn(report: Report) -> None:
 
 def _turn_line(report: Report) -> str:
     devices = report.devices
-    refused = sum(int((device.outcomes.errno != 0).sum()) for device in devices if device.outcomes)
+    made = [device.outcomes for device in devices if device.outcomes is not None]
+    refused = sum(int((outcomes.errno != 0).sum()) for outcomes in made)
+    unmade = sum(len(device.changes) for device in devices if device.outcomes is None)
+    would = f"would_change={unmade} " if not report.enforcing else ""
     return (
         f"turn{' early' if report.early else ''} lanes={sum(len(device.tariffs) for device in devices)} "
         f"capped={sum(int(device.verdicts.capped.sum()) for device in devices)} "
-        f"changes={sum(len(device.changes) for device in devices)} refused={refused} "
+        f"changes={sum(len(outcomes.errno) for outcomes in made)} refused={refused} {would}"
         f"took_ms={1e3 * report.turn_seconds:.1f} next_s={report.next_look_seconds:.1f}"
     )
 
