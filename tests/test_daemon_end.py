@@ -13,6 +13,8 @@ from typing import Any
 from bwexporter.core.report import PushStatus, Report
 from bwexporter.daemon import Daemon
 from bwexporter.errors import ConfigError, Problem
+from bwexporter.metrics import Exposition
+from bwexporter.parts import Publisher
 from bwexporter.stages import Pace
 from tests.reports import device_report, report
 
@@ -28,8 +30,8 @@ class Saved:
 class HeldTurns:
     """Turns that end when the test lets them."""
 
-    def __init__(self) -> None:
-        self.pace = Pace(60.0, 1.0, 2.0)
+    def __init__(self, interval_seconds: float = 60.0) -> None:
+        self.pace = Pace(interval_seconds, min(1.0, interval_seconds), 2.0)
         self.stage = "look"
         self.desks: dict[str, Any] = {}
         self.begun, self.go_on = threading.Event(), threading.Event()
@@ -126,12 +128,17 @@ class NoServers:
         return ()
 
 
-def daemon_of(turns: HeldTurns, *sinks: HeldSink, call_roll: Callable[[], Any] = SimpleNamespace) -> Daemon:
+def daemon_of(
+    turns: HeldTurns,
+    *sinks: HeldSink,
+    call_roll: Callable[[], Any] = SimpleNamespace,
+    publisher: Publisher | None = None,
+) -> Daemon:
     """Assemble a daemon of these."""
     roll: Any = SimpleNamespace(sources=(), info={})
     held: Any = turns
     nothing: Any = None
-    return Daemon(held, Deaf(), call_roll, roll, nothing, NoServers(), sinks)
+    return Daemon(held, publisher or Deaf(), call_roll, roll, nothing, NoServers(), sinks)
 
 
 def stopped(daemon: Daemon) -> threading.Thread:
@@ -175,6 +182,40 @@ def test_b36_a_reload_that_is_asked_for_while_a_turn_runs_is_done_after_it() -> 
     assert not early
     assert called.wait(20)
     stopped(daemon).join(timeout=20)
+
+
+class Overheard(Exposition):
+    """The exposition, of which the test hears that a turn was late."""
+
+    def __init__(self) -> None:
+        super().__init__(["eth0"])
+        self.late = threading.Event()
+
+    def count_misfire(self) -> None:
+        """Count it, and say so."""
+        super().count_misfire()
+        self.late.set()
+
+    def misfires(self) -> float:
+        """Return what a scrape shows."""
+        series = dict(line.rsplit(" ", 1) for line in self.current.text.decode().splitlines())
+        return float(series["bwexporter_turn_misfires_total"])
+
+
+def test_turns_that_come_due_while_one_still_runs_are_counted_and_published() -> None:
+    """An operator sees from it that turns take longer than the interval."""
+    turns, exposition = HeldTurns(interval_seconds=0.1), Overheard()
+    before = exposition.misfires()
+    daemon = daemon_of(turns, publisher=exposition)
+    daemon.start()
+    assert turns.begun.wait(10)
+    late = exposition.late.wait(20)
+    turns.go_on.set()
+    stopped(daemon).join(timeout=20)
+
+    assert late
+    assert before == 0
+    assert exposition.misfires() > 0
 
 
 class SlowLog(logging.Handler):
