@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import ssl
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from bwexporter.fetch import FetchError, trusted
+from bwexporter.regular import held_regular, open_regular
 
 _LONGEST_SECRET = 8192
 
@@ -43,7 +45,9 @@ class Credentials:
         context = ssl.create_default_context() if self.ca_file is None else trusted(self.ca_file)
         if self.cert_file is not None:
             try:
-                context.load_cert_chain(self.cert_file, self.key_file, password=_no_passphrase)
+                of_key = held_regular(self.key_file) if self.key_file else nullcontext()
+                with held_regular(self.cert_file) as certificate, of_key as key:
+                    context.load_cert_chain(certificate, key, password=_no_passphrase)
             except (OSError, ssl.SSLError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
                 raise FetchError(
@@ -61,7 +65,7 @@ def _no_passphrase() -> str:
 def read_secret(path: Path) -> str:
     """Return the one line of a file; FetchError, which does not repeat it."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             written = stream.read(_LONGEST_SECRET + 1)
     except OSError as trouble:
         raise FetchError(f"{path} cannot be read: {trouble.strerror or 'unknown trouble'}") from None

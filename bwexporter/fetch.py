@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bwexporter.errors import BwexporterError
+from bwexporter.regular import held_regular
 
 if TYPE_CHECKING:
     import httpx
@@ -96,7 +97,8 @@ def fetch(
 def trusted(ca_file: Path) -> ssl.SSLContext:
     """Return a context that trusts the certificates in a file alone; FetchError."""
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        with held_regular(ca_file) as certificates:
+            return ssl.create_default_context(cafile=certificates)
     except (OSError, ssl.SSLError) as error:
         reason = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
         raise FetchError(f"the file of certificates {ca_file} cannot be used: {reason}") from None

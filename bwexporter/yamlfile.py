@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from bwexporter.errors import ConfigError, Problem
+from bwexporter.regular import open_regular
 
 LARGEST_FILE_BYTES = 16 * 1024 * 1024
 MOST_VALUES = 2_000_000
@@ -77,7 +78,7 @@ def load_yaml(path: Path) -> Document:
 def read_content(path: Path) -> bytes:
     """Return the bytes of a file, one more than it may have at most; ConfigError where it cannot be read."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return stream.read(LARGEST_FILE_BYTES + 1)
     except OSError as trouble:
         reason = trouble.strerror or "unknown trouble"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -268,6 +269,15 @@ class TestSources:
         path.write_text("a\n")
         sources.read()
         assert 120 == sources.setup.destinations[0].options.sys_interval
+
+    def test_a_pipe_holds_nobody_up(self, tmp_path: Path, clock: Clock) -> None:
+        """The next source is used."""
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "one").write_text("a\n")
+        sources = Sources([str(tmp_path / "pipe"), str(tmp_path / "one")], clock)
+        sources.read()
+        assert ["a:8884"] == self.names(sources)
+        assert sources.troubles == (f"{tmp_path / 'pipe'} cannot be read: not a regular file; write the path of one",)
 
     def test_passwords_are_in_no_log(self, tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
         """But others who may read them are, once."""

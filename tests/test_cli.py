@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -185,6 +186,18 @@ class TestCheck:
         done = bwexporter("check", str(tmp_path / "none.yml"))
         assert done.code == 2
         assert "none.yml" in done.out
+
+    @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a pipe", "a folder"])
+    def test_what_is_no_file_is_said_at_once(
+        self, bwexporter: Bwexporter, config: Path, make: Callable[[Path], None]
+    ) -> None:
+        """Of the configuration and of what it names; nobody waits for a writer."""
+        (config.parent / "slices.yml").unlink()
+        make(config.parent / "slices.yml")
+        for path in (config, config.parent / "slices.yml"):
+            done = bwexporter("check", str(path))
+            assert done.code == 2
+            assert "slices.yml: cannot be read: not a regular file; write the path of one\n" in done.out
 
 
 class TestServers:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -180,15 +181,21 @@ def test_a_bad_configuration_keeps_the_running_one(files: Files) -> None:
     assert 1_000_000 == files.call().trees["eth0"].cap_bytes_per_second
 
 
-@pytest.mark.parametrize("damage", ["slices: [", "", None], ids=["unparsable", "empty", "gone"])
-def test_a_bad_slices_file_keeps_the_last_good_one(files: Files, damage: str | None) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text("slices: ["),
+        lambda path: path.write_text(""),
+        Path.unlink,
+        lambda path: (path.unlink(), os.mkfifo(path)),
+    ],
+    ids=["unparsable", "empty", "gone", "a pipe"],
+)
+def test_a_bad_slices_file_keeps_the_last_good_one(files: Files, damage: Callable[[Path], object]) -> None:
     """Sources that are down never remove slices; the status says so, and since when."""
     before = files.call()
     files.wall_seconds = 2000.0
-    if damage is None:
-        files.slices.unlink()
-    else:
-        files.slices.write_text(damage)
+    damage(files.slices)
 
     roll = files.call()
 
@@ -198,6 +205,7 @@ def test_a_bad_slices_file_keeps_the_last_good_one(files: Files, damage: str | N
     assert status.problems
     assert roll.problems
 
+    files.slices.unlink(missing_ok=True)
     files.slices.write_text(SLICES.replace("ann", "dan"))
     (status,) = (roll := files.call()).sources
     assert (True, 2, (), 2000.0) == (status.up, status.slices, status.problems, status.last_success_wall_seconds)

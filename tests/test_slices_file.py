@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,6 +102,27 @@ def test_a_vanished_file_keeps_the_last_good_records(tmp_path: Path) -> None:
     assert (result.up, [record.name for record in result.records]) == (False, ["a"])
     path.write_text("slices: []")
     assert source.read().records == ()
+
+
+def _bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, _bind], ids=["a pipe", "a folder", "a socket"])
+def test_what_is_no_file_keeps_the_last_good_records(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A pipe without a writer in a file's place holds nobody up: it is a source that is down."""
+    path = tmp_path / "slices.yml"
+    path.write_text("slices: [{name: a}]")
+    source = FileSource(path)
+    source.read()
+    path.unlink()
+    make(path)
+    result = source.read()
+    assert (result.up, [record.name for record in result.records]) == (False, ["a"])
+    assert [f"{path}: cannot be read: not a regular file; write the path of one"] == [
+        str(one) for one in result.problems
+    ]
 
 
 def test_a_file_that_is_bad_at_the_start_is_as_it_was(tmp_path: Path) -> None:

@@ -234,6 +234,18 @@ def test_a_bad_token_file_shows_no_token(
     assert server.asked == []
 
 
+@pytest.mark.parametrize("named", ["token_file", "ca_file"])
+def test_a_pipe_in_a_files_place_holds_nobody_up(server: Server, make: Make, tmp_path: Path, named: str) -> None:
+    """It is refused in one sentence, whether a writer comes or not."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    source = make(server, **{named: path})
+    source.poll()
+    assert str(path) in trouble(source)
+    assert trouble(source).endswith(": not a regular file; write the path of one")
+    assert server.asked == []
+
+
 def test_secrets_stay_where_they_are(server: Server, make: Make, tmp_path: Path) -> None:
     """Neither a query nor a token is in a name, a problem, or what is kept."""
     (tmp_path / "token").write_text(SECRET)

@@ -224,6 +224,14 @@ class TestFile:
         with guarded(facts, write(tmp_path, tls_server_config=texts)) as address:
             assert ask(address, trusting(authority)) == 200
 
+    def test_a_pipe_is_no_key(self, authority: Authority, tmp_path: Path) -> None:
+        """It is refused at once; nobody waits for a writer."""
+        os.mkfifo(tmp_path / "pipe")
+        tls = tls_of(authority) | {"key_file": "pipe"}
+
+        with pytest.raises(ConfigError, match="cannot be read: not a regular file; write the path of one"):
+            load_web_config(write(tmp_path, tls_server_config=tls))
+
     def test_a_key_of_another_certificate_is_refused(self, authority: Authority, tmp_path: Path) -> None:
         """With a sentence that says what is wrong."""
         tls = tls_of(authority) | {"key_file": str(authority.folder / "other.key")}

@@ -19,6 +19,7 @@ from bwexporter.apmon.destinations import Setup, read_text
 from bwexporter.apmon.options import SMALLEST_RECHECK_SECONDS
 from bwexporter.errors import BwexporterError, Problem
 from bwexporter.fetch import MOST_BYTES, FetchError, fetch, shown_url
+from bwexporter.regular import open_regular
 
 log = logging.getLogger("bwexporter.apmon")
 
@@ -155,7 +156,7 @@ def check_file(source: str, *, lenient: bool) -> tuple[tuple[Problem, ...], tupl
 
 def _read_file(source: str) -> str:
     try:
-        with Path(source).open("rb") as file:
+        with open_regular(Path(source)) as file:
             return _text(source, file.read(MOST_BYTES + 1))
     except OSError as error:
         raise SourceError(f"{source} cannot be read: {error.strerror}") from None

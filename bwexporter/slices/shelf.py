@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from bwexporter.regular import open_regular
+
 _LARGEST_BYTES = 1 << 27
 
 
@@ -40,7 +42,7 @@ class Shelf:
     def take(self) -> Kept | None:
         """Return the text that was put there; None where there is none that can be read."""
         try:
-            with self.path.open("rb") as stream:
+            with open_regular(self.path) as stream:
                 kept = Kept(**json.loads(stream.read(_LARGEST_BYTES)))
             right = all(isinstance(text, str) for text in (kept.text, kept.version, kept.modified))
             return kept if right and isinstance(kept.taken_at_wall_seconds, int | float) else None

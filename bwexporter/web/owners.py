@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bwexporter.errors import BwexporterError
+from bwexporter.regular import open_regular
 
 log = logging.getLogger("bwexporter.web")
 
@@ -60,7 +61,7 @@ def new_secret() -> Secret:
 def read_secret(path: Path) -> Secret | None:
     """Return what the file holds, None where there is no file. BwexporterError where it cannot be trusted or read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(LARGEST_FILE_BYTES)
     except FileNotFoundError:

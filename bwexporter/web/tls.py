@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bwexporter.errors import BwexporterError
+from bwexporter.regular import held_regular
 
 VERSIONS: Mapping[str, ssl.TLSVersion] = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 CLIENT_AUTH: Mapping[str, ssl.VerifyMode] = {
@@ -88,12 +90,10 @@ def context_of(terms: TlsTerms) -> ssl.SSLContext:
     _choose_suites(context, terms.cipher_suites)
     if terms.curve is not None:
         context.set_ecdh_curve(CURVES[terms.curve])
-    with _as_path(terms.certificate) as certificate, _as_path(terms.key) as key:
-        _load(lambda: context.load_cert_chain(certificate, key, password=_no_password), "certificate and key", terms)
-    authority = terms.client_authority
-    if authority is not None:
-        with _as_path(authority) as path:
-            _load(lambda: context.load_verify_locations(path), "client_ca_file", terms)
+    chain = (terms.certificate, terms.key)
+    _load(partial(context.load_cert_chain, password=_no_password), chain, "certificate and key", terms)
+    if terms.client_authority is not None:
+        _load(context.load_verify_locations, (terms.client_authority,), "client_ca_file", terms)
     context.verify_mode = CLIENT_AUTH[terms.client_auth_type]
     return context
 
@@ -110,10 +110,11 @@ def _choose_suites(context: ssl.SSLContext, names: tuple[str, ...]) -> None:
             raise BwexporterError("cipher_suites: this OpenSSL has none of them") from error
 
 
-def _load(load: Callable[[], None], what: str, terms: TlsTerms) -> None:
+def _load(load: Callable[..., None], contents: Sequence[Path | str], what: str, terms: TlsTerms) -> None:
     named = ", ".join(str(path) for path in terms.files)
     try:
-        load()
+        with ExitStack() as held:
+            load(*(held.enter_context(_as_path(content)) for content in contents))
     except ssl.SSLError as error:
         raise BwexporterError(f"{what} cannot be used: {_meaning(error)} ({named})") from error
     except OSError as error:
@@ -139,7 +140,8 @@ def _no_password() -> str:
 def _as_path(content: Path | str) -> Iterator[str]:
     """Give a file with the content, which OpenSSL reads by path; text never reaches a disk."""
     if isinstance(content, Path):
-        yield str(content)
+        with held_regular(content) as path:
+            yield path
         return
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
