@@ -1,4 +1,4 @@
-"""One bwexporter to a device."""
+"""One bwexporter to a device, and one to the classifier."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from bwexporter.errors import DeviceRefused
-from bwexporter.lock import hold_device
+from bwexporter.lock import hold_classifier, hold_device
 
 HOLD = "from bwexporter.lock import hold_device; held = hold_device(991); print('held', flush=True); input()"
 
@@ -20,6 +20,14 @@ def test_devices_are_held_apart_and_can_be_held_again_once_given_free() -> None:
     with hold_device(990), hold_device(991):
         pass
     with hold_device(990):
+        pass
+
+
+def test_the_classifier_is_held_apart_from_devices() -> None:
+    told = "another bwexporter sorts the packets of this network namespace"
+    with hold_device(990), hold_classifier(), pytest.raises(DeviceRefused, match=told):
+        hold_classifier()
+    with hold_classifier():
         pass
 
 

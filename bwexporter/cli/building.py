@@ -27,7 +27,6 @@ from bwexporter.core.orders import Action
 from bwexporter.core.report import Event
 from bwexporter.errors import BwexporterError
 from bwexporter.kernel.adopted import AdoptedDevice
-from bwexporter.kernel.classifier import Classifier
 from bwexporter.state import SaveOutcome
 from bwexporter.turn import Turns
 
@@ -75,12 +74,13 @@ def remove(config_path: Path) -> int:
     """Take away the classifier's tables and the trees, what was sent having been counted; return the exit code."""
     with ExitStack() as open_things:
         node = assembled(Wanted(config_path, once=True), open_things)
+        node.sorting.hold()
         adopted = [door.name for door in node.doors if isinstance(door, AdoptedDevice)]
         if adopted:
             node.give_back()
         saved = node.finish()
         if len(adopted) < len(node.doors):
-            Classifier().remove()
+            node.sorting.remove()
         for door in node.doors:
             if door.name in adopted:
                 click.echo(f"{door.name}: the ceilings are given back; the tree is not bwexporter's, and stays")

@@ -100,7 +100,11 @@ def assembled(wanted: Wanted, open_things: ExitStack) -> Node:
     if state.recovered:
         log.error("%s", state.recovered)
     opened = {device.name: _open_door(device, wanted, open_things) for device in config.devices}
-    return Node(config, wanted, state, opened, read_since)
+    node = Node(config, wanted, state, opened, read_since)
+    open_things.callback(node.sorting.close)
+    if config.enforce and not wanted.shadow:
+        node.sorting.hold()
+    return node
 
 
 class Node:
@@ -139,7 +143,7 @@ class Node:
         self._exposition = Exposition(
             list(opened), owner_email=terms.owner_email, record_labels=terms.labels, off=terms.off
         )
-        sorting = Sorting(Classifier(take_over=wanted.take_over))
+        self.sorting = sorting = Sorting(Classifier(take_over=wanted.take_over))
         self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter, sorting, orders=state.hand)
         self._file_watch = _FileWatch(self._roster)
         roll = self._call_roll(anew=False)

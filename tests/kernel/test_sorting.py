@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,3 +220,86 @@ def test_without_the_program_nft_it_counts_on_and_says_what_to_install(program: 
     assert "needs the program nft; install the Debian package nftables" in done.stderr
     assert program.room.run("nft list ruleset") == ""
     assert handle_of(1) in program.room.classes()
+
+
+REFUSAL = "another bwexporter sorts the packets of this network namespace"
+ON_V1 = {**CONFIG, "devices": [{"name": "v1", "cap": "80mbit", "line_rate": "100mbit"}]}
+WITHOUT_RULES = {**ON_V1, "exempt": {"prefixes": []}}
+DAN = {"name": "dan", "id": 4, "match": {"uid": 1004}}
+EVE = {"name": "eve", "id": 5}
+
+
+def ask(program: Program, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the command line in the room."""
+    command = [*program.room.enter, program.room.python, "-m", "bwexporter", *words]
+    return subprocess.run(
+        [*command, "--config", str(program.config_file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=program.room.environment,
+        cwd=program.folder,
+    )
+
+
+def neighbour(program: Program, config: Mapping[str, Any], slices: Sequence[Mapping[str, Any]]) -> Program:
+    """Return another daemon of the same room, with files of its own; it is not started."""
+    folder = program.folder / "neighbour"
+    folder.mkdir()
+    return Program(program.room, folder, config, slices)
+
+
+def test_the_rules_of_a_network_namespace_have_one_keeper(program: Program) -> None:
+    """Whoever comes second is refused with one sentence, touches nothing, and may come once the first one has gone."""
+    with neighbour(program, ON_V1, [DAN]) as second:
+        program.room.run("ip neighbour add 10.9.0.66 lladdr 02:00:00:00:00:01 dev v1 nud permanent")
+        before = program.room.run("nft list tables"), program.room.run("tc qdisc show dev v1")
+        for words in (("run",), ("run", "--once"), ("tree", "build"), ("tree", "remove")):
+            refused = ask(second, *words)
+            assert (refused.returncode, refused.stdout) == (1, ""), words
+            last = refused.stderr.splitlines()[-1]
+            assert REFUSAL in last
+            assert "`devices`" in last
+        assert (program.room.run("nft list tables"), program.room.run("tc qdisc show dev v1")) == before
+        program.turn()
+        send(program, 3, mark=7)
+        assert_used(program, {("ann", "normal"): 3})
+        assert "had been changed" not in program.said()
+
+        program.stop()
+        second.start()
+        wait_for(lambda: "1:1004" in program.room.run("nft list table netdev bwexporter"), what="dan's rule")
+
+
+def test_a_configuration_without_rules_stands_beside_one_with_them(program: Program) -> None:
+    """Its tree comes and goes, and the tables stay; rules that a reload asks for come when the other has gone."""
+    with neighbour(program, WITHOUT_RULES, [EVE]) as second:
+        for command in ("build", "remove"):
+            done = ask(second, "tree", command)
+            assert done.returncode == 0, done.stderr
+        second.start()
+        second.write_slices([DAN, EVE])
+        wait_for(lambda: REFUSAL in second.said(), what="the refusal")
+        program.turn()
+        second.turn()
+        send(program, 3, mark=7)
+        assert_used(program, {("ann", "normal"): 3})
+        for one in (program, second):
+            assert "had been changed" not in one.said()
+
+        program.stop()
+        wait_for(lambda: "1:1004" in program.room.run("nft list table netdev bwexporter"), what="dan's rule")
+
+
+def test_rules_that_a_reload_no_longer_needs_are_left_to_another(program: Program) -> None:
+    """The tables go, and a daemon of another device may make its own."""
+    program.write_config({**CONFIG, "exempt": {"prefixes": []}})
+    program.write_slices([EVE])
+    wait_for(lambda: program.room.run("nft list tables") == "", what="no tables")
+    with neighbour(program, ON_V1, [DAN]) as second:
+        second.start()
+        wait_for(lambda: "1:1004" in program.room.run("nft list table netdev bwexporter"), what="dan's rule")
+        program.turn()
+        second.turn()
+        assert "had been changed" not in second.said()
