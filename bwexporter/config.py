@@ -271,14 +271,43 @@ def load_config(path: Path) -> Config:
 
 def read_config(document: Document, path: Path) -> Config:
     """Check a document that was read from `path`, which relative paths in it count from; ConfigError."""
+    keys, problems = _checked(document)
+    if problems or keys is None:
+        raise ConfigError(problems)
+    return _completed(keys, document, path)
+
+
+def survey_config(path: Path) -> tuple[Config | None, tuple[Problem, ...]]:
+    """Return what the file says with every faulty key at its default, and every problem of it.
+
+    Such a Config is for looking at the files that it names and may be without devices; it is None where nothing can be
+    made of the file. Where `slices` is faulty it names no source, for what is left of them is not what was meant.
+    """
+    try:
+        document = load_yaml(path)
+    except ConfigError as error:
+        return None, error.problems
+    keys, problems = _checked(document)
+    if keys is None:
+        return None, tuple(problems)
+    if any(re.match(r"slices\b", problem.key) for problem in problems):
+        keys = keys.model_copy(update={"slices": ()})
+    return _completed(keys, document, path), tuple(problems)
+
+
+def _checked(document: Document) -> tuple[_Keys | None, list[Problem]]:
+    """Return the keys, faulty ones at their defaults, and every problem in the order of lines."""
     if document.data is None:
-        raise ConfigError([Problem(document.file, 0, "", "is empty; it needs at least a device")])
+        return None, [Problem(document.file, 0, "", "is empty; it needs at least a device")]
     keys, faults = check(_Keys, document.data)
     if keys is not None:
         faults += _contradictions(keys, faulty={fault.path[0] for fault in faults if fault.path})
-    if faults or keys is None:
-        problems = [document.problem(fault.path, fault.text) for fault in faults]
-        raise ConfigError(sorted(problems, key=lambda problem: problem.line))
+    problems = [document.problem(fault.path, fault.text) for fault in faults]
+    return keys, sorted(problems, key=lambda problem: problem.line)
+
+
+def _completed(keys: _Keys, document: Document, path: Path) -> Config:
+    """Return the keys with what is not written filled in, and paths that count from the file's folder."""
     defaults, node = _terms(keys), keys.node or socket.gethostname()
     sources = tuple(source.at(path.parent, node) for source in keys.slices)
     return Config(

@@ -161,6 +161,37 @@ class TestCheck:
         assert "slices.yml:4: slices[2].normal.allowance: " in done.out
         assert "1 problem; nothing was changed" in done.out
 
+    def test_a_bad_configuration_hides_nothing_of_the_files_that_it_names(
+        self, bwexporter: Bwexporter, config: Path
+    ) -> None:
+        """Slices, also those that are named twice or whose file is not there, and the web's file."""
+        with (config.parent / "slices.yml").open("a") as slices:
+            slices.write("  - {name: cyd, normal: {allowance: 5}}\n  - {name: alice}\n")
+        with config.open("a") as more:
+            more.write("  - file: none.yml\ninterval: 10\nweb: {config_file: web.yml}\n")
+        done = bwexporter("check", str(config))
+        assert done.code == 2
+        for place in (
+            "bwexporter.yml:9: interval: ",
+            "slices.yml:4: slices[2].normal.allowance: ",
+            "slices.yml:5: name: alice stands at ",
+            "none.yml: cannot be read: ",
+            "web.yml: cannot be read: ",
+        ):
+            assert place in done.out
+        assert done.out.endswith("5 problems; nothing was changed\n")
+
+    def test_where_the_slices_key_itself_is_bad_no_file_is_guessed_at(
+        self, bwexporter: Bwexporter, config: Path
+    ) -> None:
+        """An override would miss the record in the source that was left out."""
+        (config.parent / "more.yml").write_text("slices:\n  - {name: alice, override: true, normal: {full: 5mbit}}\n")
+        config.write_text(config.read_text().replace("file: slices.yml", "fiel: slices.yml\n  - file: more.yml"))
+        done = bwexporter("check", str(config))
+        assert done.code == 2
+        assert "bwexporter.yml:7: slices[0].fiel: " in done.out
+        assert "override" not in done.out
+
     def test_warnings_alone_leave_0(self, bwexporter: Bwexporter, config: Path) -> None:
         """A floor that is lowered to fit."""
         config.write_text(config.read_text().replace("{floor: 1kbit}", "{floor: 640kbit}", 1))

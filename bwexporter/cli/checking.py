@@ -18,9 +18,9 @@ import click
 from rich.console import Console
 
 from bwexporter.apmon.sources import check_file
-from bwexporter.cli.files import roll_of
+from bwexporter.cli.files import problems_of_slices, roll_of
 from bwexporter.cli.options import CONFIG, as_json_option, ask_option
-from bwexporter.config import Config, load_config
+from bwexporter.config import Config, survey_config
 from bwexporter.core.report import SourceStatus
 from bwexporter.errors import BwexporterError, ConfigError, Problem
 from bwexporter.metrics import check_labels, check_names
@@ -48,7 +48,8 @@ class _Found:
 def check(config_path: Path, *, ask: bool, as_json: bool) -> None:
     """Check a configuration and its slices: every problem at once, with file, line and key.
 
-    Files of secrets and certificates are read as well; servers are asked only with --ask. Touches nothing. Exit code 2
+    Files of secrets and certificates are read as well, and all files also where the configuration has problems of its
+    own; servers are asked only with --ask, and of a good configuration. Touches nothing. Exit code 2
     where the configuration cannot be used or a slice would lose a key; warnings alone
     leave it at 0.
     """
@@ -61,16 +62,18 @@ def check(config_path: Path, *, ask: bool, as_json: bool) -> None:
 
 
 def _find(config_path: Path, *, ask: bool) -> _Found:
-    try:
-        config = load_config(config_path)
-        of_files = tuple(problems_of_files(config.sources))
-        roll = roll_of(config, ask=ask and not of_files)
-    except ConfigError as error:
-        return _Found(error.problems)
+    config, problems = survey_config(config_path)
+    if config is None:
+        return _Found(problems)
+    of_files = tuple(problems_of_files(config.sources))
     of_pushes, doubts = _of_pushes(config.apmon)
+    beside = (*of_pushes, *_of_web(config))
+    if problems:
+        return _Found((*problems, *of_files, *problems_of_slices(config), *beside))
+    roll = roll_of(config, ask=ask and not of_files)
     files = {at.name for at in config.sources if isinstance(at, FileAt)}
     servers = tuple(status for status in roll.sources if status.name not in files)
-    problems, warnings = (*of_files, *roll.problems, *of_pushes, *_of_web(config)), (*roll.warnings, *doubts)
+    problems, warnings = (*of_files, *roll.problems, *beside), (*roll.warnings, *doubts)
     return _Found(problems, warnings, len(roll.info), servers, asked=ask)
 
 

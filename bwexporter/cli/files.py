@@ -11,8 +11,11 @@ import time
 from bwexporter.cli.users import user_ids
 from bwexporter.config import Config, Device
 from bwexporter.core.lanes import DeviceFacts
+from bwexporter.errors import Problem
 from bwexporter.kernel.addresses import addresses_of
 from bwexporter.roster import Roll, Roster
+from bwexporter.slices.combining import combine
+from bwexporter.slices.gathering import Sources
 
 _USUAL_LINE_BYTES_PER_SECOND = 125_000_000
 
@@ -30,6 +33,12 @@ def roll_of(config: Config, *, ask: bool = False) -> Roll:
     for server in roster.polled():
         server.poll()
     return roster.call(anew=False)
+
+
+def problems_of_slices(config: Config) -> tuple[Problem, ...]:
+    """Return what is wrong with the slices by themselves, where no roll can be called with the configuration."""
+    sources = Sources(config.state, time.time, user_ids, keeps=False)
+    return combine(sources.read(config.sources), {})[1]
 
 
 def _facts(device: Device) -> DeviceFacts:
