@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bwexporter.core.events import FROZEN_BY_HAND, FROZEN_BY_LOSS
 from bwexporter.core.lanes import UNLIMITED, Reason
 from bwexporter.core.policy import TAIL_SECONDS
 from bwexporter.units import print_duration, print_percent, print_rate, print_volume
@@ -36,16 +37,18 @@ class Figures:
     window_seconds: float = 0.0  # of a sliding window, which what was used counts in; 0: there is none
     room_bytes: int = 0  # that a sliding window has room for in the next `room_seconds`
     room_seconds: float = 0.0
+    frozen_by: str = ""  # FROZEN_BY_HAND or FROZEN_BY_LOSS; empty: it is not, or an older program did not say
 
 
-def of_row(row: Mapping[str, Any], now_seconds: float) -> Figures:
-    """Return the figures of a row of the API's slices; `now_seconds` is its answer's `taken_at`."""
+def of_row(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Figures:
+    """Return the figures of a row of the API's slices; `answer` is what it stands in, or its head."""
+    is_frozen = row["verdict"] == Reason.FROZEN.name.lower()
     return Figures(
         reason=Reason[row["verdict"].upper()],
         used_bytes=row["period_used_bytes"],
         allowance_bytes=_limit(row["period_allowance_bytes"]),
         threshold_bytes=_limit(row["period_threshold_bytes"]),
-        remaining_seconds=max(0.0, row["period_end_timestamp_seconds"] - now_seconds),
+        remaining_seconds=max(0.0, row["period_end_timestamp_seconds"] - answer["taken_at"]),
         full_bytes_per_second=_limit(row["full_rate_bytes_per_second"]),
         floor_bytes_per_second=row["floor_bytes_per_second"],
         ceiling_bytes_per_second=_limit(row["intended_ceiling_bytes_per_second"]),
@@ -55,6 +58,7 @@ def of_row(row: Mapping[str, Any], now_seconds: float) -> Figures:
         window_seconds=row.get("window_seconds") or 0.0,
         room_bytes=row.get("room_bytes") or 0,
         room_seconds=row.get("room_seconds") or 0.0,
+        frozen_by=(FROZEN_BY_HAND if answer["frozen"] else FROZEN_BY_LOSS) if is_frozen else "",
     )
 
 
@@ -73,6 +77,7 @@ def of_inputs(inputs: Mapping[str, int | float | str]) -> Figures:
         window_seconds=float(inputs.get("window_seconds", 0.0)),
         room_bytes=int(inputs.get("room_bytes", 0)),
         room_seconds=float(inputs.get("room_seconds", 0.0)),
+        frozen_by=str(inputs.get("frozen_by", "")),
     )
 
 
@@ -206,9 +211,17 @@ def _released(figures: Figures) -> str:
 
 
 def _frozen(figures: Figures) -> str:
+    causes = {
+        FROZEN_BY_HAND: "because an operator froze the node",
+        FROZEN_BY_LOSS: (
+            "because its earlier accounts were lost, until its period ends in "
+            f"{print_duration(figures.remaining_seconds)}"
+        ),
+    }
+    cause = causes.get(figures.frozen_by, "because an operator froze the node or its earlier accounts were lost")
     return (
-        f"Frozen: its ceiling stays as the kernel has it, {print_rate(figures.ceiling_bytes_per_second)}, because an "
-        f"operator asked for it or earlier accounts were lost; what it sends still counts ({_used(figures)})."
+        f"Frozen: its ceiling stays as the kernel has it, {print_rate(figures.ceiling_bytes_per_second)}, {cause}; "
+        f"what it sends still counts ({_used(figures)})."
     )
 
 

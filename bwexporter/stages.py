@@ -283,7 +283,8 @@ def tell(work: Work, occasion: Occasion) -> tuple[DeviceReport, tuple[Event, ...
     if verdicts is None or changes is None:
         desk.due_at_boot_seconds = occasion.now.boot_seconds + occasion.pace.interval_seconds
         return _unread(work, occasion), ()
-    of_verdicts, accounts = events.of_verdicts(desk.ledger, desk.tariffs, verdicts)
+    frozen_by = events.FROZEN_BY_HAND if occasion.frozen else events.FROZEN_BY_LOSS
+    of_verdicts, accounts = events.of_verdicts(desk.ledger, desk.tariffs, verdicts, frozen_by=frozen_by)
     told = (*of_verdicts, *_of_guarantees(desk, verdicts), *_of_outcomes(desk, changes, work.outcomes))
     if accounts is not desk.ledger.accounts:
         desk.ledger = replace(desk.ledger, accounts=accounts)

@@ -129,8 +129,15 @@ QUIET = replace(OVER, reason=Reason.WITHIN, used_bytes=1_000_000, ceiling_bytes_
         (
             replace(OVER, reason=Reason.FROZEN, ceiling_bytes_per_second=1_250_000),
             (
-                "Frozen: its ceiling stays as the kernel has it, 10mbit, because an operator asked for it or "
+                "Frozen: its ceiling stays as the kernel has it, 10mbit, because an operator froze the node or its "
                 "earlier accounts were lost; what it sends still counts (9.00 GB of 10.8 GB used)."
+            ),
+        ),
+        (
+            replace(OVER, reason=Reason.FROZEN, ceiling_bytes_per_second=1_250_000, frozen_by=events.FROZEN_BY_LOSS),
+            (
+                "Frozen: its ceiling stays as the kernel has it, 10mbit, because its earlier accounts were lost, "
+                "until its period ends in 12h; what it sends still counts (9.00 GB of 10.8 GB used)."
             ),
         ),
         (
@@ -273,7 +280,7 @@ def test_a_row_of_the_api_and_an_event_give_the_same_figures() -> None:
     )
     answer = api.slices(report(device_report([lane])))
     (row,) = answer["slices"]
-    of_row = explain.of_row(row, answer["taken_at"])
+    of_row = explain.of_row(row, answer)
     inputs = {
         "reason": "over_threshold",
         "used_bytes": 900_000_000,
@@ -305,6 +312,24 @@ def test_a_lane_that_its_account_holds_is_not_said_to_spend_the_rest(said: str, 
     (row,) = api.slices(shown)["slices"]
 
     assert telling.outlook_sentence(row).endswith(f"2.00 GB of 1.00 GB{said}")
+
+
+@pytest.mark.parametrize(
+    ("frozen", "said"),
+    [
+        pytest.param(True, "because an operator froze the node; what", id="by hand"),
+        pytest.param(False, "because its earlier accounts were lost, until its period ends in 1d; what", id="lost"),
+    ],
+)
+def test_a_row_says_what_freezes_its_lane(said: str, *, frozen: bool) -> None:
+    """A node that is not frozen freezes the lanes whose accounts were lost, and no others."""
+    shown = report(device_report([LaneFigures(reason=Reason.FROZEN)]), frozen=frozen)
+
+    (lane,) = api.lanes_of(shown, "alice")
+    answer = api.slices(shown)
+
+    assert said in str(lane["why"])
+    assert sentence(explain.of_row(answer["slices"][0], answer)) == lane["why"]
 
 
 def test_the_worked_example_holds() -> None:

@@ -255,6 +255,8 @@ def test_freeze_changes_nothing_and_thaw_is_the_law_again() -> None:
     assert (thawed.frozen, reason(thawed.devices[0])) == (False, Reason.OVER_THRESHOLD)
     assert ceiling(node) < 8_000
     assert [("freeze", "given")] == outcomes(frozen)
+    told = [event.inputs["frozen_by"] for event in frozen.events if event.inputs.get("reason") == "frozen"]
+    assert {"hand"} == set(told)
     assert [("freeze", "restored")] == outcomes(thawed)
 
 

@@ -539,9 +539,12 @@ def test_after_a_loss_ceilings_stay_until_the_period_ends_and_then_the_law_is_ba
     node.start()
     node.turns.desks[DEVICE] = replace(node.turns.desks[DEVICE], lost_at_wall_seconds=node.wall_seconds)
 
-    report = next_turn(node)
+    node.pass_seconds(10.0)
+    whole = node.whole_turn()
+    (report,) = whole.devices
 
     assert reason(node, report, "ann") is Reason.FROZEN
+    assert {"loss"} == {one.inputs["frozen_by"] for one in whole.events if one.inputs.get("reason") == "frozen"}
     assert cap == ceiling(node, "ann") == enforced(node, report, "ann")
     assert node.account("ann")["used_bytes"] == 82 * MEGABYTE  # the kernel's counter is all that is known
     next_turn(node, 120.0)

@@ -144,7 +144,7 @@ def _explained(row: Row, answer: Row, events: Sequence[Row]) -> dict[str, Any]:
     return {
         **lane,
         "verdict": row["verdict"],
-        "why": explain.sentence(explain.of_row(row, answer["taken_at"])),
+        "why": explain.sentence(explain.of_row(row, answer)),
         "would_be": row.get("would_be"),
         "by_hand": orders,
         "event": last,

@@ -211,7 +211,7 @@ def _one(row: Row, answer: Row, rates: Rates, width: int) -> list[Text]:
     orders = [order for order in answer.get("by_hand", ()) if order["slice"] == row["slice"]]
     return [
         Text(f"{row['slice']} {row['traffic']} on {row['device']}", style="bold"),
-        Text(explain.sentence(explain.of_row(row, answer["taken_at"]))),
+        Text(explain.sentence(explain.of_row(row, answer))),
         *([Text(row["would_be"]["sentence"])] if row.get("would_be") else []),
         *(Text(order["sentence"], style="magenta") for order in orders if order["traffic"] == row["traffic"]),
         Text(f"sends {print_rate(int(rates.now(lane)))}, its period ends in {_left(row)}"),

@@ -34,6 +34,9 @@ from bwexporter.core.report import Event, EventKind
 Refusal = tuple[int, int, int]
 """An act, the handle of a class, and the errno that it was refused with."""
 
+FROZEN_BY_HAND, FROZEN_BY_LOSS = "hand", "loss"
+"""What freezes lanes: an operator the whole node, the loss of their accounts some."""
+
 _BUILD_TREE = -1  # the act of a refusal that concerns the tree as a whole
 
 
@@ -60,11 +63,14 @@ def _of_count(count: Count, implausible: I8) -> Iterator[Event]:
         yield Event(at, EventKind.PERIOD_ROLLED, device, lanes[row], inputs)
 
 
-def of_verdicts(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> tuple[tuple[Event, ...], Accounts]:
+def of_verdicts(
+    ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, *, frozen_by: str = FROZEN_BY_LOSS
+) -> tuple[tuple[Event, ...], Accounts]:
     """Tell changed reasons, and ceilings that halved or doubled; smaller changes belong to the event before.
 
     Returns the events and the ledger's accounts with what has now been told. A lane's first verdict is told only where
-    it is not the full rate, and a full rate that became another one however little it moved.
+    it is not the full rate, and a full rate that became another one however little it moved. `frozen_by` says what
+    freezes those lanes that are frozen.
     """
     accounts, enrolled = ledger.accounts, ledger.enrolled
     told_reason = accounts.told_reason[:enrolled]
@@ -80,7 +86,7 @@ def of_verdicts(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> tuple[t
             EventKind.VERDICT if reason_changed[row] else EventKind.CEILING,
             ledger.device,
             ledger.lanes[row],
-            _inputs(ledger, tariffs, verdicts, row),
+            _inputs(ledger, tariffs, verdicts, row, frozen_by),
         )
         for row in np.flatnonzero(tell).tolist()
     )
@@ -93,7 +99,9 @@ def of_verdicts(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts) -> tuple[t
     return events, replace(accounts, told_reason=new_reason, told_ceiling_bytes_per_second=new_told)
 
 
-def _inputs(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, row: int) -> dict[str, int | float | str]:
+def _inputs(
+    ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, row: int, frozen_by: str
+) -> dict[str, int | float | str]:
     accounts = ledger.accounts
     inputs: dict[str, int | float | str] = {
         "used_bytes": int(accounts.used_bytes[row]),
@@ -106,6 +114,8 @@ def _inputs(ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, row: int) -> d
         "old_ceiling_bytes_per_second": int(accounts.told_ceiling_bytes_per_second[row]),
         "ceiling_bytes_per_second": int(verdicts.ceiling_bytes_per_second[row]),
     }
+    if verdicts.reason[row] == Reason.FROZEN:
+        inputs["frozen_by"] = frozen_by
     if verdicts.counted_part is not None and verdicts.counted_part[row] < 1.0:
         inputs["counted_part"] = float(verdicts.counted_part[row])
     if verdicts.slid is not None and verdicts.slid.window_seconds[row]:

@@ -169,7 +169,8 @@ def lanes_of(report: Report, slice_name: str) -> list[Row]:
         places += [first + row for row, lane in enumerate(device.tariffs.lanes) if lane.slice_name == slice_name]
         first += len(device.tariffs)
     rows = rows_of(report, np.array(places, np.int64))
-    return [row | {"why": sentence(of_row(row, report.at.wall_seconds))} for row in map(dict, rows)]
+    answer = head(report)
+    return [row | {"why": sentence(of_row(row, answer))} for row in map(dict, rows)]
 
 
 def one_slice(report: Report, slice_name: str, *, show_owners: bool, events: Iterable[Event]) -> dict[str, Any] | None:
