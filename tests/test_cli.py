@@ -426,14 +426,14 @@ class TestStatus:
         assert done.code == 1
         assert done.err == f"bwexporter: the bwexporter at {starting.url} has not ended its first turn; ask again\n"
 
-    @pytest.mark.parametrize("url", ["node1:10099", "file:///etc/passwd", "http://", "http://[::1", "http://a:b"])
+    @pytest.mark.parametrize(
+        "url", ["node1:10099", "file:///etc/passwd", "http://", "http://[::1", "http://a:b", "http://a:0"]
+    )
     def test_something_that_is_no_url(self, bwexporter: Bwexporter, url: str) -> None:
-        """One line."""
+        """One sentence that says what to write, and exit code 2."""
         done = bwexporter("status", "--url", url)
-        assert done.code == 1
-        (line,) = done.err.splitlines()
-        assert line.startswith("bwexporter: ")
-        assert url in line
+        assert (done.code, done.out) == (2, "")
+        assert f'"{url}" is not a URL of http or https with a host, as http://node1:10099' in done.err
 
     @pytest.mark.parametrize(
         "answer", [b"HTTP/1.0 404 Not Found\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n[]", b"SSH-2.0\r\n"]
@@ -501,7 +501,11 @@ class TestProcess:
     def test_the_exit_code_reaches_the_shell(self, config: Path) -> None:
         """0, 1 and 2."""
         codes = []
-        for arguments in (["check", str(config)], ["status", "--url", "nowhere"], ["check", f"{config}.none"]):
+        for arguments in (
+            ["check", str(config)],
+            ["status", "--url", "http://[::1]:9"],
+            ["check", f"{config}.none"],
+        ):
             done = subprocess.run([sys.executable, "-m", "bwexporter", *arguments], capture_output=True, check=False)
             codes.append(done.returncode)
         assert codes == [0, 1, 2]

@@ -249,6 +249,18 @@ class TestLink:
         assert bwexporter("link", "--revoke-all", "--config", str(path))[1] == "Every link is void.\n"
         assert not links.grants("a/b c", revoked["url"].split("?key=")[1])
 
+    @pytest.mark.parametrize("url", ["foo", "javascript:alert(1)", "//node1", "https://", "https://node1:99999"])
+    def test_no_link_is_made_to_what_owners_cannot_follow(
+        self, write: Callable[..., Path], tmp_path: Path, url: str
+    ) -> None:
+        """Nor a secret for it."""
+        path = write({"owner_secret_file": "owners.json"})
+        code, out, err = bwexporter("link", "a/b c", "--config", str(path), "--url", url)
+
+        assert (code, out) == (2, "")
+        assert f'"{url}" is not a URL of http or https with a host, as https://node1.example.org' in err
+        assert not (tmp_path / "owners.json").exists()
+
     def test_what_is_missing_is_said(self, write: Callable[..., Path]) -> None:
         """The key of the configuration, or the slice."""
         without = bwexporter("link", "a/b c", "--config", str(write()))

@@ -15,6 +15,7 @@ import click
 from bwexporter.cli import asking
 from bwexporter.cli.files import roll_of
 from bwexporter.cli.options import as_json_option, config_option
+from bwexporter.cli.urls import url_option
 from bwexporter.config import Config, load_config
 from bwexporter.errors import BwexporterError, ConfigError, Problem
 from bwexporter.sources import FileAt
@@ -24,7 +25,7 @@ from bwexporter.web.owners import Secret, new_secret, read_secret, write_secret
 @click.command(short_help="Make a link that shows an owner one slice.")
 @click.argument("slice_name", metavar="[SLICE]", required=False)
 @config_option
-@click.option("--url", help="Where owners reach this bwexporter, as https://node1.example.org.")
+@url_option("https://node1.example.org", "Where owners reach this bwexporter, as https://node1.example.org.")
 @click.option("--revoke", is_flag=True, help="Make void every link of this slice handed out before.")
 @click.option("--revoke-all", is_flag=True, help="Make void every link of every slice, by a new secret.")
 @as_json_option

@@ -22,6 +22,7 @@ from bwexporter import explain, telling
 from bwexporter.cli import asking
 from bwexporter.cli.options import as_json_option, config_option
 from bwexporter.cli.table import console
+from bwexporter.cli.urls import url_option
 from bwexporter.config import load_config
 from bwexporter.core.report import EventKind
 from bwexporter.errors import BwexporterError, StateRefused
@@ -33,7 +34,7 @@ _NO_END = 1e12
 
 Row = Mapping[str, Any]
 
-_url_option = click.option("--url", help="Ask this bwexporter, as http://node1:10099.")
+_url_option = url_option("http://node1:10099", "Ask this bwexporter, as http://node1:10099.")
 
 
 def parse_since(written: str, now_seconds: float) -> float:

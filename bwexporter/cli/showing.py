@@ -16,13 +16,16 @@ import click
 from bwexporter.cli import asking, live, view
 from bwexporter.cli.options import as_json_option, config_option
 from bwexporter.cli.table import console, lanes_table
+from bwexporter.cli.urls import url_option
 from bwexporter.errors import BwexporterError
 
 
 @click.command(short_help="Show what a running bwexporter says.")
 @click.argument("slice_name", metavar="[SLICE]", required=False)
 @config_option
-@click.option("--url", help="Ask this bwexporter, as http://node1:10099, instead of the one of the configuration.")
+@url_option(
+    "http://node1:10099", "Ask this bwexporter, as http://node1:10099, instead of the one of the configuration."
+)
 @click.option("--watch", is_flag=True, help="Follow it until q: sort, filter, rates, one slice in full.")
 @click.option(
     "--sort",
