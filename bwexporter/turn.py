@@ -230,6 +230,7 @@ class Turns:
         """
         if self.hand is not None:
             self._wield(hand.moved_on(self.hand, now), now)
+        self._regular_at_boot_seconds = now.boot_seconds + self.pace.interval_seconds
         found = {}
         for desk in self.desks.values():
             work = stages.look(desk)

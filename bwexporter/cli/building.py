@@ -18,8 +18,9 @@ from typing import Any
 import click
 
 from bwexporter.cli import planned, ruling
+from bwexporter.cli.drawing import class_text
 from bwexporter.cli.looking import Standing, standing
-from bwexporter.cli.running import Wanted, assembled
+from bwexporter.cli.running import Node, Wanted, assembled
 from bwexporter.config import load_config
 from bwexporter.core.hand import Hand
 from bwexporter.core.lanes import Act, Changes, Ledger, Snapshot
@@ -58,13 +59,14 @@ def build(config_path: Path, *, as_json: bool, take_over: bool) -> int:
         node = assembled(Wanted(config_path, once=True, take_over=take_over), open_things)
         node.take_turns()
         saved = node.finish()
-    left, _ = _foreseen(config_path)
+    wanted_now, _ = _foreseen(config_path)
+    left = [row for row in wanted_now if not _moved_since(row, node)]
     if as_json:
         click.echo(json.dumps({"changes": rows, "left": left}, indent=2))
     else:
         for line in planned.lines(rows):
             click.echo(line)
-        click.echo(_NOTHING if not rows else f"{len(rows) - len(left)} done")
+        click.echo(_NOTHING if not rows else f"{len(rows) - _in_common(rows, left)} done")
     for line in planned.lines(left):
         click.echo(f"could not be done: {line}", err=True)
     return 0 if saved and not left else 1
@@ -88,6 +90,23 @@ def remove(config_path: Path) -> int:
             found = door.remove_tree()
             click.echo(f"{door.name}: " + ("the tree is removed" if found else "there was no tree of bwexporter's"))
     return 0 if saved else 1
+
+
+def _moved_since(row: Row, node: Node) -> bool:
+    """Say whether a change is wanted only because the law has moved a ceiling on since the turn, which had set it."""
+    if row["act"] != "change":
+        return False
+    refused = node.refused(row["device"])
+    if refused is None or row["class"] in map(class_text, refused):
+        return False
+    return all(row["before"][name] == value or name in planned.CEILING for name, value in row["after"].items())
+
+
+def _in_common(rows: Sequence[Row], left: Sequence[Row]) -> int:
+    """Count the planned changes that are left."""
+    names = ("device", "act", "class", "edit")
+    places = {tuple(row.get(name) for name in names) for row in left}
+    return sum(tuple(row.get(name) for name in names) in places for row in rows)
 
 
 def _foreseen(config_path: Path, *, take_over: bool = False) -> tuple[list[Row], list[str]]:

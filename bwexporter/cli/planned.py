@@ -17,6 +17,7 @@ from bwexporter.units import print_rate
 
 _RATES = {"ceiling": "ceiling_bytes_per_second", "rate": "rate_bytes_per_second"}
 _OTHERS = {"quantum": "quantum_bytes", "burst": "burst_ns", "ceiling burst": "ceiling_burst_ns"}
+CEILING = frozenset((_RATES["ceiling"], _OTHERS["ceiling burst"]))  # what the law moves, and the rest stays
 
 
 def rows(desk: Desk, changes: Changes, before: Snapshot) -> list[Mapping[str, Any]]:

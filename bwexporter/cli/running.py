@@ -232,6 +232,13 @@ class Node:
             time.sleep(self._turns.next_look_seconds(read_clocks()))
             self._daemon.take_turn()
 
+    def refused(self, device: str) -> frozenset[int] | None:
+        """Return the classes of a device whose changes the last turn was refused; None where it made none at all."""
+        desk = self._turns.desks[device]
+        if desk.report is None or desk.report.outcomes is None:
+            return None
+        return frozenset(handle for _, handle, _ in desk.refused)
+
     def give_back(self) -> None:
         """Give the classes of trees that somebody else has built their own ceilings back; accounts stay."""
         for desk in tuple(self._turns.desks.values()):

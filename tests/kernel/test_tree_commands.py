@@ -139,6 +139,19 @@ class TestBuildAndRemove:
         assert program.room.run("tc qdisc show dev v0") == bare
         assert "no tree of bwexporter's" in ask(program, "tree", "remove").stdout
 
+    def test_a_ceiling_that_the_law_moves_on_meanwhile_is_no_failure(self, program: Program) -> None:
+        """So small a volume is paced, by what is left of it and by when the next look is due."""
+        defaults = {"normal": {"full": "10mbit"}, "exempt": {"full": "10mbit"}}
+        program.write_config({**CONFIG, "interval": "2s", "defaults": defaults})
+        program.write_slices([{"name": "ann", "id": 1, "normal": {"allowance": "2MB"}}])
+        assert ask(program, "tree", "build").returncode == 0
+        Traffic(program.room).send(("ann", "normal"), handle_of(1), 100)
+        foreseen = ask(program, "plan").stdout.splitlines()
+        built = [ask(program, "tree", "build") for _ in range(2)]
+        assert [(one.returncode, "could not" in one.stderr) for one in built] == [(0, False), (0, False)], built
+        assert [line.partition("ceiling ")[0] for line in foreseen] == ["v0: change 1:1001 (ann normal): "]
+        assert built[0].stdout.splitlines()[1:] == ["1 done"]
+
     def test_what_was_sent_is_counted_before_the_tree_goes(self, program: Program) -> None:
         """An account survives the removal."""
         assert ask(program, "tree", "build").returncode == 0
