@@ -344,7 +344,8 @@ class Told:
 
     def __init__(self, told: Report | None, state: Path) -> None:
         self._state = open_state(state, now_wall_seconds=NOW_WALL_SECONDS)
-        self._server = Server(app_of(Facts(self._state, report=told)), [listening := bind("127.0.0.1:0")])
+        self.facts = Facts(self._state, report=told)
+        self._server = Server(app_of(self.facts), [listening := bind("127.0.0.1:0")])
         self.port = listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._server.start()
@@ -394,6 +395,15 @@ class TestStatus:
         assert answer["node"] == "node1.example.org"
         assert [row["slice"] for row in answer["slices"]] == ["alice", "bob"]
         assert answer["slices"][0]["ceiling_bytes_per_second"] == 12_512
+
+    def test_turns_that_have_stopped(self, bwexporter: Bwexporter, told: Told) -> None:
+        """The table says it below the node's name; beside JSON, which is the API's, it stands on stderr."""
+        words = "The last good turn was 41 s ago."
+        assert words not in bwexporter("status", "--url", told.url).out
+        told.facts.readiness = (False, words)
+        assert bwexporter("status", "--url", told.url).out.splitlines()[1].strip() == words
+        done = bwexporter("status", "--json", "--url", told.url)
+        assert (words in done.err, "stopped" in json.loads(done.out)) == (True, False)
 
     def test_one_slice(self, bwexporter: Bwexporter, told: Told) -> None:
         """Alone, as a table and as JSON."""

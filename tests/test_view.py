@@ -139,7 +139,8 @@ def test_a_table_higher_than_the_screen_follows_the_chosen_one() -> None:
 def test_on_a_terminal_it_follows_keys_and_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
     """The very command, on a terminal of its own."""
     state = open_state(tmp_path / "state.db", now_wall_seconds=NOW_WALL_SECONDS)
-    with serving(Facts(state, report=report(device_report(LANES))), bind("127.0.0.1:0")) as url:
+    facts = Facts(state, report=report(device_report(LANES)))
+    with serving(facts, bind("127.0.0.1:0")) as url:
         ours, theirs = pty.openpty()
         command = [sys.executable, "-m", "bwexporter", "status", "--watch", "--url", url, "--sort", "used"]
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "130", "LINES": "30"}
@@ -147,6 +148,8 @@ def test_on_a_terminal_it_follows_keys_and_leaves_the_terminal_as_it_was(tmp_pat
         seen = _read_until(ours, "carol")
         os.write(ours, b"\r")
         seen += _read_until(ours, "Over the threshold")
+        facts.readiness = (False, "The last good turn was 41 s ago.")
+        _read_until(ours, "The last good turn was 41 s ago.")
         os.write(ours, b"q")
         assert watching.wait(30) == 0
     state.close()

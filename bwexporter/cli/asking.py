@@ -68,6 +68,19 @@ def slices(place: Place | str) -> dict[str, Any]:
     return answer(place, "/api/v1/slices", "slices")
 
 
+def stopped(place: Place | str) -> str:
+    """Return the sentence in which the program says that its turns have stopped; nothing where they run.
+
+    It knows by its own clock: an answer's `taken_at` is another machine's, or one from before a step.
+    """
+    place = Place(place) if isinstance(place, str) else place
+    try:
+        status, _, body = _asked(place, "/-/ready")
+    except (OSError, HTTPException):  # it has just answered: what became of it is said by the next question
+        return ""
+    return body.decode(errors="replace").strip() if status == 503 else ""
+
+
 def answer(place: Place | str, question: str, key: str) -> dict[str, Any]:
     """Return the answer to a question of the API, which has that key; BwexporterError where there is none.
 

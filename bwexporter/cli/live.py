@@ -90,7 +90,7 @@ def _print(place: Place | str, view: View) -> None:
 def _asked(place: Place | str, before: dict[str, Any] | None) -> tuple[dict[str, Any] | None, str]:
     """Return a new answer, or the one before and why there is no new one."""
     try:
-        return _timed(asking.slices(place)), ""
+        return {**_timed(asking.slices(place)), "stopped": asking.stopped(place)}, ""
     except BwexporterError as error:
         return before, str(error)
 

@@ -43,6 +43,8 @@ def status(
     Asks its web server, which the configuration names (web.listen), so it works for any user, and with --url from any
     machine that may reach it. Where it asks for a password, BWEXPORTER_USER says who asks and BWEXPORTER_PASSWORD_FILE
     names the file of the password; BWEXPORTER_CA_FILE, BWEXPORTER_CERT_FILE and BWEXPORTER_KEY_FILE are for TLS.
+
+    Where its turns have stopped it says so, and since when: the figures are as old as that (with --json on stderr).
     """
     place = url or asking.url_of(config_path)
     if watch:
@@ -53,10 +55,13 @@ def status(
         answer["slices"] = [row for row in answer["slices"] if row["slice"] == slice_name]
         if not answer["slices"]:
             raise BwexporterError(f"{answer['node']} has no slice {slice_name!r}; `bwexporter status` lists them")
+    stopped = asking.stopped(place)
     if as_json:
         click.echo(json.dumps(answer, indent=2))
+        if stopped:
+            click.echo(f"bwexporter: {stopped}", err=True)
     else:
-        _print(answer, slice_name)
+        _print({**answer, "stopped": stopped}, slice_name)
 
 
 def _print(answer: Mapping[str, Any], slice_name: str | None) -> None:

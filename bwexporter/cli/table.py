@@ -98,10 +98,12 @@ def _shown_rows(rows: Sequence[Mapping[str, Any]], slice_name: str | None) -> li
 
 
 def lanes_title(answer: Mapping[str, Any]) -> Text:
-    """Return which node it is, and what is unusual about it."""
+    """Return which node it is, and what is unusual about it; `stopped` says that its turns have stopped."""
     title = Text(f"{answer['node']}")
     if not answer["enforcing"]:
         title.append("  shadow: judged, not enforced", style="yellow")
+    if answer.get("stopped"):
+        title.append(f"\n{answer['stopped']}", style="red")
     for device, trouble in answer["troubles"].items():
         title.append(f"\n{device}: {trouble}", style="red")
     return title
