@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -190,6 +192,25 @@ def test_history_tells_all_of_it_oldest_first(bwexporter: Bwexporter, kept: Path
     assert "A new period began; 95.0 MB were used in the one that ended." in " ".join(out.split())
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+def test_history_is_told_in_utc_wherever_it_is_read(
+    bwexporter: Bwexporter, kept: Path, lived: tuple[list[Event], Report], monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """As the orders in its sentences are."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        _, out, _ = bwexporter("history", "--since", "2020-01-01", "--config", str(kept))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    first = datetime.fromtimestamp(lived[0][0].at_wall_seconds, UTC)
+    heading, line, *_ = out.splitlines()
+    assert heading.startswith("time (UTC)")
+    assert line.startswith(f"{first:%Y-%m-%d %H:%M:%S} ")
+
+
 def test_history_of_one_slice_and_no_further_back_than_asked(
     bwexporter: Bwexporter, kept: Path, lived: tuple[list[Event], Report]
 ) -> None:
@@ -259,6 +280,7 @@ def test_why_says_the_rule_the_order_and_since_when(
     assert lines[1].endswith('by root (uid 0): "ticket 7".')
     assert "top-up of 20.0 MB in this period until" in lines[2]
     assert lines[3].startswith("  Since 20")
+    assert lines[3].endswith(" UTC.")
     assert lines[4].startswith("eth0 ann exempt: Within its volume")
 
 

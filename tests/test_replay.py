@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bwexporter import chart, png, svg
-from bwexporter.cli import comparing
+from bwexporter.cli import comparing, replaying
 from bwexporter.cli.main import main
 from bwexporter.core.lanes import UNLIMITED, Lane, Traffic
 from bwexporter.core.orders import Action, Command
@@ -265,6 +266,22 @@ def test_the_command_reads_the_state_file_and_says_who_when_and_how_much(
     assert (idle["recorded_bytes"], idle["capped"]) == (0, [])
     assert "s0" in table
     assert "s3" not in table
+    assert "2023-11-14 22:15 to 2023-11-14 23:15 UTC" in table
+    assert "first at (UTC)" in table
+
+
+@pytest.mark.parametrize("minutes", [45, 60, 180, 185])
+def test_who_sends_evenly_is_drawn_evenly_however_long_the_span_is(
+    saved: Path, capsys: pytest.CaptureFixture[str], minutes: int
+) -> None:
+    """A cell for each interval, or for as many as there is room for, at the mean rate of its part."""
+    end = (datetime(2023, 11, 15, 1, tzinfo=UTC) + timedelta(minutes=minutes)).isoformat()
+    span = ["--from", "2023-11-15T01:00:00+00:00", "--to", end]
+
+    main(["replay", "--policy", str(saved), "--config", str(saved), *span])
+
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.split()[1:3] == ["s0", "normal"])
+    assert line.split()[-1] == "█" * min(24, minutes // 5)
 
 
 def test_the_command_reads_what_windows_held_before_the_span(
@@ -467,7 +484,7 @@ def test_every_course_can_be_drawn(values: list[float], allowance: int, length: 
 
 
 def test_the_worked_examples_hold() -> None:
-    assert [0, 0] == [doctest.testmod(room).failed for room in (comparing, svg)]
+    assert [0, 0, 0] == [doctest.testmod(room).failed for room in (comparing, replaying, svg)]
 
 
 # The hand on the wheel.

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -30,6 +30,7 @@ from bwexporter.state import read_events
 from bwexporter.units import UnitError, parse_duration
 
 MOST_EVENTS = 1000
+TIMES = "2d (ago), or a time as 2026-03-01 14:00, local unless it ends in its zone, as +00:00"
 _NO_END = 1e12
 
 Row = Mapping[str, Any]
@@ -51,7 +52,7 @@ def parse_since(written: str, now_seconds: float) -> float:
 @click.command(short_help="Say what happened, and why.")
 @click.argument("slice_name", metavar="[SLICE]", required=False)
 @config_option
-@click.option("--since", default="1d", show_default=True, help="How far back: 2h, 7d, or a time as 2026-03-01 14:00.")
+@click.option("--since", default="1d", show_default=True, help=f"Since when: {TIMES}.")
 @click.option("--kind", type=click.Choice([one.value for one in EventKind]), help="Only these: by_hand is the audit.")
 @click.option("--limit", type=click.IntRange(1, MOST_EVENTS), default=100, help="The newest so many [default: 100].")
 @_url_option
@@ -82,14 +83,14 @@ def history(
         click.echo(json.dumps({"events": rows}, indent=2))
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("time", no_wrap=True)
+    table.add_column("time (UTC)", no_wrap=True)
     table.add_column("lane", no_wrap=True)
     table.add_column("what happened", overflow="fold", ratio=1)
     for row in rows:
         table.add_row(_time(row["at_timestamp_seconds"]), place_of(row), row["sentence"])
     console().print(table, markup=False, highlight=False)
     if not rows:
-        click.echo(f"Nothing happened{f' to {slice_name}' if slice_name else ''} since {_time(since_seconds)}.")
+        click.echo(f"Nothing happened{f' to {slice_name}' if slice_name else ''} since {_time(since_seconds)} UTC.")
 
 
 @click.command(short_help="Say why a slice's ceiling is what it is.")
@@ -119,7 +120,7 @@ def why(slice_name: str, config_path: Path, *, url: str | None, as_json: bool) -
         for order in lane["by_hand"]:
             click.echo(f"  {order['sentence']}")
         if lane["event"] is not None:
-            click.echo(f"  Since {_time(lane['event']['at_timestamp_seconds'])}.")
+            click.echo(f"  Since {_time(lane['event']['at_timestamp_seconds'])} UTC.")
         if lane["outlook"] is not None:
             click.echo(f"  {lane['outlook']['sentence']}")
 
@@ -199,4 +200,4 @@ def _with_sentence(row: Row) -> dict[str, Any]:
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"

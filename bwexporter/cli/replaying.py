@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from bwexporter import telling
 from bwexporter.cli.comparing import MOST_CHARTS, draw, drawable, picture
 from bwexporter.cli.files import roll_of
 from bwexporter.cli.options import as_json_option, config_option
-from bwexporter.cli.past import parse_since
+from bwexporter.cli.past import TIMES, parse_since
 from bwexporter.cli.recorded import STEP_SECONDS, Source, recorded_of, source_of, source_options
 from bwexporter.cli.table import console
 from bwexporter.cli.view import sparkline
 from bwexporter.config import load_config
+from bwexporter.core.lanes import I8
 from bwexporter.errors import BwexporterError
 from bwexporter.replay import Told, replayed
 from bwexporter.units import print_duration, print_volume
@@ -42,7 +44,7 @@ PICTURE_CELLS = 24
     "--policy", "policy_path", type=click.Path(path_type=Path), required=True, help="The other configuration."
 )
 @source_options
-@click.option("--from", "since", default="1d", help="From when on: 2d (ago), or 2026-03-01 14:00 [default: 1d].")
+@click.option("--from", "since", default="1d", help=f"From when on: {TIMES} [default: 1d].")
 @click.option("--to", "until", help="Until when, likewise [default: now].")
 @click.option("--without-hand", is_flag=True, help="Leave out what was set by hand then: caps, releases, top-ups.")
 @click.option("--slice", "slice_name", metavar="NAME", help="Say it of this slice alone.")
@@ -163,10 +165,10 @@ def _row(one: Told) -> Mapping[str, Any]:
 
 
 def _drawn(told: list[Told], begin: int, end: int) -> Table:
-    table = Table(box=None, pad_edge=False, title=f"{_time(begin)} to {_time(end)}", title_justify="left")
+    table = Table(box=None, pad_edge=False, title=f"{_time(begin)} to {_time(end)} UTC", title_justify="left")
     for heading in ("device", "slice", "traffic"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("recorded", "would send", "less", "capped for", "first at"):
+    for heading in ("recorded", "would send", "less", "capped for", "first at (UTC)"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("rate over the span", no_wrap=True)
     for one in told:
@@ -180,13 +182,20 @@ def _drawn(told: list[Told], begin: int, end: int) -> Table:
             print_volume(one.less_bytes),
             print_duration(one.capped_seconds) if one.spans else "-",
             _time(one.spans[0][0]) if one.spans else "-",
-            sparkline(
-                [float(part.sum()) for part in np.array_split(one.sent_by_interval, PICTURE_CELLS)],
-                PICTURE_CELLS,
-            ),
+            _course(one.sent_by_interval),
         )
     return table
 
 
+def _course(sent: I8) -> str:
+    """Draw the rate over the span: a cell for each part of it, or for each interval where those are fewer.
+
+    >>> _course(np.array([0, 7, 7]))
+    '▁██'
+    """
+    parts = np.array_split(sent, min(PICTURE_CELLS, len(sent)))
+    return sparkline([float(part.mean()) for part in parts], PICTURE_CELLS)
+
+
 def _time(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
