@@ -204,11 +204,17 @@ def _repeated(names: Sequence[str | None]) -> list[tuple[int, str]]:
     return [(at, name) for at, name in enumerate(names) if name is not None and name in names[:at]]
 
 
+def _of_file(written: str) -> str:
+    if not Path(written).name:
+        raise ValueError(f"{shown(written)} is a folder; name a file in it, for example /var/lib/bwexporter/state.db")
+    return written
+
+
 class _Keys(Written):
     """The file's keys."""
 
     node: Text | None = None
-    state: Text = "/var/lib/bwexporter/state.db"
+    state: Annotated[Text, AfterValidator(_of_file)] = "/var/lib/bwexporter/state.db"
     interval: Duration = 10.0
     shortest_interval: MaybeDuration = None
     look_margin: Annotated[float, PlainValidator(parse_duration), as_form(forms.DURATION_OR_NONE)] = 2.0

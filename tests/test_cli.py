@@ -192,6 +192,14 @@ class TestCheck:
         assert "bwexporter.yml:7: slices[0].fiel: " in done.out
         assert "override" not in done.out
 
+    @pytest.mark.parametrize("folder", ["/", "."])
+    def test_a_state_that_is_a_folder_is_named(self, bwexporter: Bwexporter, config: Path, folder: str) -> None:
+        """What lies beside the state file has its name from it."""
+        config.write_text(f"state: {folder}\n{config.read_text()}")
+        done = bwexporter("check", str(config))
+        assert done.code == 2
+        assert f'bwexporter.yml:1: state: "{folder}" is a folder; name a file in it' in done.out
+
     def test_warnings_alone_leave_0(self, bwexporter: Bwexporter, config: Path) -> None:
         """A floor that is lowered to fit."""
         config.write_text(config.read_text().replace("{floor: 1kbit}", "{floor: 640kbit}", 1))
