@@ -67,6 +67,10 @@ class UnitError(ValueError):
     """A text that is no such quantity; its own text says which units there are."""
 
 
+class TooLong(UnitError):
+    """A duration that is longer than the longest; its own text says which that is."""
+
+
 def parse_rate(written: object) -> int:
     """Return bytes per second, rounded down, at least 1 unless the rate is 0; raise UnitError.
 
@@ -117,7 +121,7 @@ def parse_duration(written: object) -> float:
         milliseconds += _times(part[1], factor)
         place = part.end()
     if milliseconds > _LARGEST_DURATION_MS:
-        raise UnitError(f"{shown(written)} is too long; the longest duration is 3660d")
+        raise TooLong(f"{shown(written)} is too long; the longest duration is 3660d")
     return float(milliseconds / 1000)
 
 

@@ -260,6 +260,22 @@ def test_a_since_that_is_no_time_says_what_to_write(bwexporter: Bwexporter, kept
     assert "write for example 2h" in err
 
 
+def test_a_since_before_all_that_is_kept_is_said_to_be_that(bwexporter: Bwexporter, kept: Path) -> None:
+    code, _, err = bwexporter("history", "--since", "99999d", "--config", str(kept))
+
+    assert code == 2
+    assert "'99999d' is too long ago: events are kept for 400 days" in err
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["of the program", "of the state file"])
+def test_history_of_a_slice_that_never_was(bwexporter: Bwexporter, kept: Path, told: str, *, asked: bool) -> None:
+    """A name that was mistyped is not said to have had a quiet day."""
+    code, out, err = bwexporter("history", "eve", "--config", str(kept), *(["--url", told] if asked else []))
+
+    assert (code, out) == (1, "")
+    assert err.endswith(" has no slice 'eve'; `bwexporter status` lists them\n")
+
+
 def test_since_is_a_duration_or_a_time() -> None:
     assert parse_since("2h", 10_000.0) == 2_800.0
     assert parse_since("1970-01-02 00:00+00:00", 0.0) == 86_400.0

@@ -26,8 +26,8 @@ from bwexporter.cli.urls import url_option
 from bwexporter.config import load_config
 from bwexporter.core.report import EventKind
 from bwexporter.errors import BwexporterError, StateRefused
-from bwexporter.state import read_events
-from bwexporter.units import UnitError, parse_duration
+from bwexporter.state import NOTHING_SAVED, peek, read_events
+from bwexporter.units import TooLong, UnitError, parse_duration
 
 MOST_EVENTS = 1000
 TIMES = "2d (ago), or a time as 2026-03-01 14:00, local unless it ends in its zone, as +00:00"
@@ -42,6 +42,8 @@ def parse_since(written: str, now_seconds: float) -> float:
     """Read `2h` (ago), or a time as 2026-03-01 or 2026-03-01 14:00, in local time unless it says which; ValueError."""
     try:
         return now_seconds - parse_duration(written)
+    except TooLong:
+        raise ValueError(f"{written!r} is too long ago: events are kept for 400 days; write for example 400d") from None
     except UnitError:
         try:
             return datetime.fromisoformat(written).timestamp()
@@ -79,6 +81,8 @@ def history(
         raise click.BadParameter(str(trouble), param_hint="--since") from trouble
     asked = _Question(slice_name, since_seconds, limit, None if kind is None else EventKind(kind))
     rows = list(reversed(_events(config_path, url, asked)))
+    if not rows and slice_name is not None:
+        _refuse_strangers(config_path, url, slice_name)
     if as_json:
         click.echo(json.dumps({"events": rows}, indent=2))
         return
@@ -107,7 +111,7 @@ def why(slice_name: str, config_path: Path, *, url: str | None, as_json: bool) -
     answer = asking.slices(url or asking.url_of(config_path))
     rows = [row for row in answer["slices"] if row["slice"] == slice_name]
     if not rows:
-        raise BwexporterError(f"{answer['node']} has no slice {slice_name!r}; `bwexporter status` lists them")
+        raise _stranger(answer["node"], slice_name)
     events = _events(config_path, url, _Question(slice_name, 0.0, MOST_EVENTS))
     told = [_explained(row, answer, events) for row in rows]
     if as_json:
@@ -185,6 +189,32 @@ def _events(config_path: Path, url: str | None, asked: _Question) -> list[dict[s
             except BwexporterError:
                 raise unreadable from None
     return _answered(url, asked)
+
+
+def _refuse_strangers(config_path: Path, url: str | None, slice_name: str) -> None:
+    """Refuse a name that is nowhere: neither in all that happened nor among the slices that there are."""
+    if _events(config_path, url, _Question(slice_name, 0.0, 1)):
+        return
+    node, names = _slices(config_path, url)
+    if slice_name not in names:
+        raise _stranger(node, slice_name)
+
+
+def _slices(config_path: Path, url: str | None) -> tuple[str, set[str]]:
+    """Return the node and its slices: those of the program, or where none runs here those that have accounts."""
+    try:
+        answer = asking.slices(url or asking.url_of(config_path))
+    except BwexporterError:
+        if url is not None:
+            raise
+        config = load_config(config_path)
+        kept = peek(config.state) or NOTHING_SAVED
+        return config.node, {lane.slice_name for ledger in kept.ledgers.values() for lane in ledger.lanes}
+    return answer["node"], {row["slice"] for row in answer["slices"]}
+
+
+def _stranger(node: str, slice_name: str) -> BwexporterError:
+    return BwexporterError(f"{node} has no slice {slice_name!r}; `bwexporter status` lists them")
 
 
 def _answered(url: asking.Place | str, asked: _Question) -> list[dict[str, Any]]:
