@@ -126,6 +126,14 @@ def test_json_that_is_none_names_its_place(apmon: Run, tmp_path: Path) -> None:
     assert re.search(r"bad\.json is not JSON: .*line 1", err)
 
 
+def test_json_that_is_none_may_come_from_standard_input() -> None:
+    """Which has a name for people."""
+    done = piped("encode", "-", given=b"load=0.5")
+
+    assert (1, b"") == (done.returncode, done.stdout)
+    assert b"bwexporter: standard input is not JSON: " in done.stderr
+
+
 @pytest.mark.parametrize("command", ["decode", "encode", "send"])
 def test_every_command_explains_itself(apmon: Run, command: str) -> None:
     """A paragraph that teaches, and a sentence for each option."""
@@ -197,7 +205,8 @@ class TestSend:
             (("--cluster", "c", "a=1"), 2, "--to"),
             (("--cluster", "c", "--to", "127.0.0.1", "a"), 2, "NAME=VALUE"),
             (("--cluster", " ", "--to", "127.0.0.1", "a=1"), 2, "the cluster must be"),
-            (("--cluster", "c", "--to", "127.0.0.1:x", "a=1"), 1, "host:port"),
+            (("--cluster", "c", "--to", "127.0.0.1:x", "a=1"), 2, '"127.0.0.1:x": not host, host:port'),
+            (("--cluster", "c", "--to", "node1:99999", "a=1"), 2, '"node1:99999": the port is not a number from 1'),
             (("--cluster", "c", "--to", "127.0.0.1", "--time", "soon", "a=1"), 2, "neither now nor"),
             (("--cluster", "c", "--source", "/nowhere/at/all", "a=1"), 1, "No such file"),
             (("--cluster", "c", "--source", "http://127.0.0.1/x", "a=1"), 1, "write https"),

@@ -229,6 +229,15 @@ class TestSources:
         assert 1 == len([one for one in caplog.messages if "names no destination" in one])
         assert "destinations are read again" in caplog.messages
 
+    def test_nothing_is_said_to_be_kept_where_there_was_none(
+        self, tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A first reading that fails leaves a sender without any destination."""
+        assert not Sources([str(tmp_path / "none")], clock).read()
+
+        (said,) = caplog.messages
+        assert said.endswith("No such file or directory; there are no destinations")
+
     def test_they_are_read_again_when_that_is_due_and_not_before(self, tmp_path: Path, clock: Clock) -> None:
         """Never more often than every 30 s, whatever the file says; ever more rarely while it fails."""
         path = tmp_path / "apmon.conf"

@@ -84,7 +84,8 @@ class Sources:
 
     def _fail(self, troubles: tuple[str, ...]) -> None:
         self._failures += 1
-        self._note(troubles, "the last good destinations are kept")
+        kept = "the last good destinations are kept" if self.setup.destinations else "there are no destinations"
+        self._note(troubles, kept)
         back_off = min(_LONGEST_BACK_OFF, 2 ** (self._failures - 1))
         self._due_at = self._clock() + (
             self._interval(self.setup) * back_off if self.setup.destinations else SMALLEST_RECHECK_SECONDS * back_off

@@ -20,11 +20,12 @@ from rich.table import Table
 
 from bwexporter.apmon import Delivery, Destination, Sender, plain, wire
 from bwexporter.apmon.channel import Health
-from bwexporter.apmon.destinations import Setup, split_place
+from bwexporter.apmon.destinations import DestinationError, Setup, split_place
 from bwexporter.apmon.sender import DEFAULT_MESSAGE_BYTES, DEFAULT_RATE
 from bwexporter.apmon.sources import Sources
 from bwexporter.cli.table import console
 from bwexporter.errors import BwexporterError
+from bwexporter.units import shown
 
 _HEX = frozenset(string.hexdigits.encode() + string.whitespace.encode())
 _BUFFER_BYTES = 65535
@@ -173,17 +174,18 @@ def encode(source: str, *, as_json: bool) -> None:  # noqa: ARG001 - the form is
 
 
 def _objects(source: str) -> Iterator[object]:
+    named = "standard input" if source == "-" else source
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BwexporterError(f"{source} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
+        raise BwexporterError(f"{named} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
     text = text.strip()
     decoder, place = json.JSONDecoder(), 0
     while place < len(text):
         try:
             data, place = decoder.raw_decode(text, place)
         except ValueError as error:
-            raise BwexporterError(f"{source} is not JSON: {error}") from error
+            raise BwexporterError(f"{named} is not JSON: {error}") from error
         yield data
         while place < len(text) and text[place].isspace():
             place += 1
@@ -278,7 +280,16 @@ def _places(places: tuple[str, ...], password_file: Path | None) -> Setup:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8"
             raise BwexporterError(f"{password_file} cannot be read: {reason}") from error
-    return Setup(tuple(Destination(*split_place(place), password) for place in places))
+    return Setup(tuple(_destination(place, password) for place in places))
+
+
+def _destination(place: str, password: str) -> Destination:
+    try:
+        host, port = split_place(place)
+        Destination(host, port)
+    except DestinationError as error:
+        raise click.BadParameter(f"{shown(place)}: {error}", param_hint="--to") from error
+    return Destination(host, port, password)
 
 
 def _setup(sources: tuple[str, ...], *, lenient: bool, allow_http: bool) -> Setup:
