@@ -226,6 +226,16 @@ class TestCheck:
         assert done.code == 2
         assert "none.yml" in done.out
 
+    def test_a_group_that_is_not_on_this_node(self, bwexporter: Bwexporter, config: Path) -> None:
+        """Refused as `run` refuses it; one that is there is good."""
+        written = config.read_text()
+        config.write_text(f"{written}control: {{group: no-such-group}}\n")
+        done = bwexporter("check", str(config))
+        assert done.code == 2
+        assert f"{config}: control.group: there is no group 'no-such-group' on this node\n" in done.out
+        config.write_text(f"{written}control: {{group: root}}\n")
+        assert bwexporter("check", str(config)).code == 0
+
     @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a pipe", "a folder"])
     def test_what_is_no_file_is_said_at_once(
         self, bwexporter: Bwexporter, config: Path, make: Callable[[Path], None]

@@ -20,6 +20,7 @@ from rich.console import Console
 from bwexporter.apmon.sources import check_file
 from bwexporter.cli.files import problems_of_slices, roll_of
 from bwexporter.cli.options import CONFIG, as_json_option, ask_option
+from bwexporter.cli.users import control_group_id
 from bwexporter.config import Config, survey_config
 from bwexporter.core.report import SourceStatus
 from bwexporter.errors import BwexporterError, ConfigError, Problem
@@ -67,7 +68,7 @@ def _find(config_path: Path, *, ask: bool) -> _Found:
         return _Found(problems)
     of_files = tuple(problems_of_files(config.sources))
     of_pushes, doubts = _of_pushes(config.apmon)
-    beside = (*of_pushes, *_of_web(config))
+    beside = (*of_pushes, *_of_web(config), *_of_control(config))
     if problems:
         return _Found((*problems, *of_files, *problems_of_slices(config), *beside))
     roll = roll_of(config, ask=ask and not of_files)
@@ -82,6 +83,15 @@ def _of_pushes(keys: ApmonKeys | None) -> tuple[tuple[Problem, ...], tuple[Probl
     sources = [source for source in keys.sources if "://" not in source] if keys else []
     found = [check_file(source, lenient=keys.lenient) for source in sources if keys]
     return tuple(one for some, _ in found for one in some), tuple(one for _, some in found for one in some)
+
+
+def _of_control(config: Config) -> tuple[Problem, ...]:
+    """Return what keeps the socket for orders from being opened."""
+    try:
+        control_group_id(config)
+    except ConfigError as error:
+        return error.problems
+    return ()
 
 
 def _of_web(config: Config) -> list[Problem]:

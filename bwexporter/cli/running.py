@@ -6,7 +6,6 @@ what the rooms do.
 
 from __future__ import annotations
 
-import grp
 import logging
 import os
 import signal
@@ -26,7 +25,7 @@ from bwexporter.cli.privileges import raise_net_admin
 from bwexporter.cli.supervised import Supervisor
 from bwexporter.cli.surface import Flags, Told, server_of, sockets_of
 from bwexporter.cli.table import console, lanes_table
-from bwexporter.cli.users import user_ids
+from bwexporter.cli.users import control_group_id, user_ids
 from bwexporter.config import Config, OnStop, Tree, load_config
 from bwexporter.config import Device as ConfiguredDevice
 from bwexporter.control import Control
@@ -36,7 +35,7 @@ from bwexporter.core.lanes import DeviceFacts, Instant, Ledger, Snapshot
 from bwexporter.core.sights import Kept
 from bwexporter.daemon import Daemon, read_clocks
 from bwexporter.desk import Desk
-from bwexporter.errors import ConfigError, DeviceRefused, KernelUnreadable, Problem
+from bwexporter.errors import DeviceRefused, KernelUnreadable
 from bwexporter.kernel.addresses import addresses_of
 from bwexporter.kernel.adopted import AdoptedDevice
 from bwexporter.kernel.classifier import Classifier
@@ -202,12 +201,7 @@ class Node:
 
     def _control(self) -> Control:
         """Open the socket for orders by hand."""
-        group = self._config.control_group
-        try:
-            group_id = None if group is None else grp.getgrnam(group).gr_gid
-        except KeyError:
-            problem = Problem(str(self._config.path), 0, "control.group", f"there is no group {group!r} on this node")
-            raise ConfigError([problem]) from None
+        group_id = control_group_id(self._config)
         count_refusal = self._exposition.count_control_refusal
         return Control(self._config.control_path, self._daemon.command, count_refusal, group_id=group_id)
 
