@@ -371,7 +371,8 @@ class TestJobs:
             job = jobs.watch_pid(pid, "", "c", "n")
             assert job
             table = Table()
-            job.look(table)
+            members = job.look(table)
+        wait_until(lambda: not any(Path(f"/proc/{one.pid}").exists() for one in members))
         found, sample = job.figures(table, 1.0, None, Options())
 
         assert 0 == found["rss"]

@@ -53,7 +53,7 @@ BAD = [
     ("tag_threshold", 6, "tags.net_thresh_kbyte", "more than the allowance", "a"),
     ("class", 4, "class", 'as tc does and in quotes: "1:10"', "a"),
     ("override", 4, "override", "must be true or false", "a"),
-    ("policy_text", 5, "normal.policy", "write law, or a mapping", "a"),
+    ("policy_text", 5, "normal.policy", "write law, sliding, or a mapping", "a"),
     ("policy_key", 6, "normal.policy.cary", 'did you mean "carry"', "a"),
     ("policy_rung", 7, "normal.policy.ladder[0].rate", "is missing", "a"),
     ("policy_rate", 7, "exempt.policy.ladder[0].rate", "has no unit", "a"),

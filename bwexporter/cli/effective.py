@@ -16,7 +16,6 @@ import click
 from rich.table import Table
 
 from bwexporter.cli.files import roll_of
-from bwexporter.cli.found import with_found
 from bwexporter.cli.options import as_json_option, ask_option, config_option
 from bwexporter.cli.table import console
 from bwexporter.config import load_config
@@ -54,7 +53,7 @@ def slices(slice_name: str | None, config_path: Path, *, ask: bool, as_json: boo
     say now. Where a tree is somebody else's and nobody has written a full rate, it is the one that the class was found
     with; "as found" where neither the state file nor the kernel tells it here. Changes nothing.
     """
-    roll, unknown = with_found(roll_of(load_config(config_path), ask=ask))
+    roll, unknown = _with_found(roll_of(load_config(config_path), ask=ask))
     rows = [row for row in _rows(roll, unknown) if slice_name in {None, row["slice"]}]
     if not rows:
         raise BwexporterError(f"there is no slice {slice_name!r} in the files; `bwexporter slices` lists them")
@@ -69,6 +68,15 @@ def slices(slice_name: str | None, config_path: Path, *, ask: bool, as_json: boo
         click.echo(_origins(rows))
     for text in dict.fromkeys(troubles):
         terminal.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _with_found(roll: Roll) -> tuple[Roll, Collection[Lane]]:
+    """Return the roll with the full rates that were found, and the lanes whose full rate cannot be known here."""
+    if not any(isinstance(tree, ExistingTree) for tree in roll.trees.values()):
+        return roll, ()
+    from bwexporter.cli.found import with_found  # noqa: PLC0415 - rarely needed, and it reads the kernel
+
+    return with_found(roll)
 
 
 def _rows(roll: Roll, unknown: Collection[Lane]) -> Iterator[dict[str, Any]]:
