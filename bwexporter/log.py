@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from bwexporter.core.report import Event, EventKind, Report, SourceStatus
+from bwexporter.core.lanes import Act
+from bwexporter.core.report import DeviceReport, Event, EventKind, Report, SourceStatus
 from bwexporter.errors import Problem
 from bwexporter.roster import Roll
 
@@ -41,6 +42,7 @@ class Log:
         for device in report.devices:
             if device.trouble:
                 log.error("%s; accounts and ceilings stay as they are", device.trouble)
+            _say_orphans(device)
         if report.sorting_problems != self._sorting_problems:
             for text in set(report.sorting_problems) - set(self._sorting_problems):
                 log.warning("packets are not sorted as wanted: %s", text)
@@ -78,6 +80,18 @@ def _turn_line(report: Report) -> str:
         f"changes={sum(len(outcomes.errno) for outcomes in made)} refused={refused} {would}"
         f"took_ms={1e3 * report.turn_seconds:.1f} next_s={report.next_look_seconds:.1f}"
     )
+
+
+def _say_orphans(device: DeviceReport) -> None:
+    """Say which classes were removed that belonged to nobody."""
+    changes = device.changes
+    gone = changes.stranger & (changes.act == Act.REMOVE)
+    if device.outcomes is None or not gone.any():
+        return
+    gone &= device.outcomes.errno == 0
+    names = " ".join(f"{handle >> 16:x}:{handle & 0xFFFF:x}" for handle in changes.classes.handle[gone].tolist())
+    if names:
+        log.warning("%s: classes of nobody were removed: %s", device.device, names)
 
 
 def _log_event(event: Event) -> None:

@@ -102,6 +102,8 @@ def test_an_orphan_is_removed(program: Program) -> None:
     before = settings(program)
     program.room.run("tc class add dev v0 parent 1:10 classid 1:1777 htb rate 1mbit")
     wait_for(lambda: settings(program) == before, seconds=30, what="the removal")
+    line = "v0: classes of nobody were removed: 1:1777"
+    wait_for(lambda: line in program.said(), seconds=30, what="a line of it")
 
 
 def test_a_deleted_tree_is_built_at_once_and_accounts_go_on(program: Program) -> None:
