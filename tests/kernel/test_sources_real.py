@@ -61,8 +61,8 @@ class Origin(Protocol):
     item: dict[str, Any]
     slice_id: int
 
-    def say(self, *names: str, tight: bool = False) -> None:
-        """Give slices."""
+    def say(self, *names: str, tight: bool = False, wide_bytes: int = 0) -> None:
+        """Give slices, and around them so many bytes that mean nothing."""
 
     def fail(self) -> None:
         """Give nothing that can be used."""
@@ -81,13 +81,13 @@ class Files:
         self.item, self.slice_id = {"file": "more.yml"}, 2
         self._path, self._versions = folder / "more.yml", 0
 
-    def say(self, *names: str, tight: bool = False) -> None:
+    def say(self, *names: str, tight: bool = False, wide_bytes: int = 0) -> None:
         """Swap the link to the folder of the running version, as Kubernetes does."""
         self._versions += 1
         folder, version = self._path.parent, f"..version{self._versions}"
         (folder / version).mkdir()
         (folder / version / self._path.name).write_text(
-            json.dumps({"slices": [_plain(name, tight=tight) for name in names]})
+            json.dumps({"slices": [_plain(name, tight=tight) for name in names]}) + " " * wide_bytes
         )
         (folder / "..data_tmp").symlink_to(version)
         (folder / "..data_tmp").replace(folder / "..data")
@@ -127,9 +127,9 @@ class Http:
         self.item = {"http": {"url": f"{url}/slices", "every": "1s", "ca_file": "ca.pem", "token_file": "token"}}
         self.slice_id = 2
 
-    def say(self, *names: str, tight: bool = False) -> None:
+    def say(self, *names: str, tight: bool = False, wide_bytes: int = 0) -> None:
         """Answer whoever has the token."""
-        body = json.dumps({"slices": [_plain(name, tight=tight) for name in names]}).encode()
+        body = json.dumps({"slices": [_plain(name, tight=tight) for name in names]}).encode() + b" " * wide_bytes
         self._server.answer = lambda asked: (
             Says(body) if asked.headers.get("authorization") == f"Bearer {SECRET}" else Says(b"", 401)
         )
@@ -165,10 +165,11 @@ class Central:
         self.item = {"plc": {"url": f"{url}/PLCAPI/", "every": "1s", "ca_file": "ca.pem", "auth_file": "auth.yml"}}
         self.slice_id = 2
 
-    def say(self, *names: str, tight: bool = False) -> None:
-        """Give slivers; tags have KByte and text."""
+    def say(self, *names: str, tight: bool = False, wide_bytes: int = 0) -> None:
+        """Give slivers; tags have KByte and text. The node is in a group of a long name."""
         self._server.answer = self._answer
         tags = [("net_max_kbyte", str(ALLOWANCE_BYTES // 1024)), ("net_thresh_kbyte", str(THRESHOLD_BYTES // 1024))]
+        self._plc.data["groups"] = ["x" * wide_bytes] if wide_bytes else []
         self._plc.data["slivers"] = [sliver(name, *(tags if tight else [])) for name in names]
 
     def fail(self) -> None:
