@@ -27,6 +27,7 @@ from bwexporter.fetch import fetch, shown_url
 
 SENT = "bwexporter_slice_sent_bytes_total"
 HAND_UNTIL, FROZEN = "bwexporter_slice_hand_until_timestamp_seconds", "bwexporter_frozen"
+FULL_RATE = "bwexporter_slice_full_rate_bytes_per_second"
 PERIOD_START, USED = "bwexporter_slice_period_start_timestamp_seconds", "bwexporter_slice_period_used_bytes"
 
 _MOST_POINTS = 10_000
@@ -106,6 +107,10 @@ class Prometheus:
         del step_seconds
         began, used = self._at(PERIOD_START, device, at), self._at(USED, device, at)
         return {lane: (began[lane], int(used[lane])) for lane in lanes if lane in began and lane in used}
+
+    def full_rates(self, device: str, classes: Mapping[Lane, int], at: int) -> dict[Lane, int]:
+        """Return the full rates that lanes had at an instant, as far as they are known."""
+        return {lane: int(rate) for lane, rate in self._at(FULL_RATE, device, at).items() if lane in classes}
 
     def by_hand(self, until: int) -> tuple[Event, ...]:
         """Return none: a server's series say that an order was in force, and not what it was."""

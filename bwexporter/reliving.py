@@ -32,11 +32,13 @@ from bwexporter.core.periods import PeriodRule
 from bwexporter.core.places import find
 from bwexporter.core.report import Event, Report
 from bwexporter.desk import Desk, Tree
+from bwexporter.kernel.tree import ManagedTree
 from bwexporter.stages import Pace
 from bwexporter.turn import Turns
 
 FIRST_LANE_MINOR = 0x1000
 PACKET_BYTES = 1000
+_USUAL_GSO_BYTES = 65_536
 _SHORTEST_SECONDS = 1e-3
 _NO_SECONDS = 1e-9
 _COLUMNS = [one.name for one in fields(Classes)]
@@ -54,6 +56,22 @@ class Terms:
     tree: Tree
     tariffs: Tariffs
     rules: tuple[PeriodRule, ...]
+
+
+def tree_of_ours(device: str, tree: Tree) -> ManagedTree:
+    """Return the tree that a device is lived through with: one of ours, whoever has built the one there.
+
+    Its leaves and shares differ from those of somebody else's; what a lane may send is the same in both.
+    """
+    if isinstance(tree, ManagedTree):
+        return tree
+    return ManagedTree(
+        device=device,
+        cap_bytes_per_second=tree.cap_bytes_per_second,
+        line_rate_bytes_per_second=tree.line_rate_bytes_per_second,
+        default_bytes_per_second=tree.line_rate_bytes_per_second,
+        gso_max_bytes=_USUAL_GSO_BYTES,
+    )
 
 
 class Reliving:

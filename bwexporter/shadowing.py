@@ -20,8 +20,7 @@ from bwexporter.core.lanes import F8, I8, Instant, Lane, Ledger, Verdicts
 from bwexporter.core.report import DeviceReport, Report, WouldBe
 from bwexporter.core.rings import in_use
 from bwexporter.desk import Desk
-from bwexporter.kernel.tree import ManagedTree
-from bwexporter.reliving import Reliving, Span, Terms, note
+from bwexporter.reliving import Reliving, Span, Terms, note, tree_of_ours
 from bwexporter.stages import Pace
 from bwexporter.turn import Turns
 
@@ -155,17 +154,9 @@ def _sent(desk: Desk) -> dict[Lane, int]:
 
 
 def _terms(desk: Desk) -> Terms:
-    """Return the terms of a device as they would be enforced, in a tree of ours whoever has built the one there."""
-    tree, tariffs = desk.tree, desk.without_hand
-    ours = ManagedTree(
-        device=desk.device,
-        cap_bytes_per_second=tree.cap_bytes_per_second,
-        line_rate_bytes_per_second=tree.line_rate_bytes_per_second,
-        default_bytes_per_second=tree.default_bytes_per_second
-        if isinstance(tree, ManagedTree)
-        else tree.line_rate_bytes_per_second,
-        gso_max_bytes=tree.gso_max_bytes if isinstance(tree, ManagedTree) else 65_536,
-    )
+    """Return the terms of a device as they would be enforced."""
+    tariffs = desk.without_hand
+    ours = tree_of_ours(desk.device, desk.tree)
     return Terms(ours, replace(tariffs, shadow=np.zeros(len(tariffs), np.bool_)), desk.rules)
 
 

@@ -30,6 +30,7 @@ from bwexporter.core.lanes import UNLIMITED, Lane, Traffic
 from bwexporter.core.orders import Action, Command
 from bwexporter.core.plans import LAW, Policy, Rung, Window, Windows
 from bwexporter.core.report import Event, EventKind, Report
+from bwexporter.core.sights import Kept
 from bwexporter.core.wheel import moves
 from bwexporter.replay import Recorded, Told, replayed
 from bwexporter.state import open_state
@@ -297,6 +298,60 @@ def test_the_command_reads_what_windows_held_before_the_span(
     (lane,) = (one for one in json.loads(capsys.readouterr().out)["lanes"] if one["traffic"] == "normal")
     assert lane["capped"][0][0] == pytest.approx(1_700_035_200, abs=STEP)
     assert lane["sent_bytes"] == pytest.approx(lane["recorded_bytes"], rel=0.05)
+
+
+def adopted(saved: Path, found_bytes_per_second: int | None) -> Path:
+    """Return the same node as if somebody else had built its tree, with the full rate that s0's class was found with.
+
+    Nobody has written a full rate; s3 has no class at all.
+    """
+    text = saved.read_text().replace("line_rate: 1gbit}", "line_rate: 1gbit, tree: existing}")
+    saved.write_text(text.replace("allowance: 100MB", LADDER_FROM_A_FIFTH))
+    named = "".join(f'  - {{name: s{at}, id: {at + 1}, class: "7:1{at}"}}\n' for at in (0, 1, 2, 4))
+    (saved.parent / "slices.yml").write_text(f"slices:\n{named}")
+    if found_bytes_per_second is not None:
+        state = open_state(saved.parent / "state.db", now_wall_seconds=1_700_060_000.0)
+        found = {0x7_0010 + at: found_bytes_per_second for at in (0, 1, 2, 4)}
+        state.remember_sights(DEVICE, Kept("another boot", 7, found), 1_700_060_000.0)
+        kept = next(iter(state.load().values()))
+        assert state.save([kept], [], kept.at.wall_seconds, save_wait_seconds=20).saved
+        state.close()
+    return saved
+
+
+@pytest.mark.parametrize("found", [10_000, None])
+def test_lanes_in_a_tree_of_somebody_elses_are_replayed_at_the_full_rates_that_were_found(
+    saved: Path, capsys: pytest.CaptureFixture[str], found: int | None
+) -> None:
+    """s0 sent 20 kB/s: through a class of 10 kB/s half of it would have passed, and 20 MB took it twice as long."""
+    path = adopted(saved, found)
+    span = ["--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 12:00+00:00"]
+
+    main(["replay", "--policy", str(path), "--config", str(path), *span, "--json"])
+
+    printed = capsys.readouterr()
+    lanes = {(one["slice"], one["traffic"]): one for one in json.loads(printed.out)["lanes"]}
+    assert {slice_name for slice_name, _ in lanes} == {"s0", "s1", "s2", "s4"}
+    seconds = 1_000 if found is None else 2_000
+    assert lanes["s0", "normal"]["capped"][0][0] == pytest.approx(1_700_000_000 + seconds, abs=STEP + 100)
+    assert ("the full rate on eth0 of s0, s1, s2, s4 is not recorded" in printed.err) == (found is None)
+
+
+def test_a_tree_of_ours_is_compared_with_one_of_somebody_elses(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A node whose tree others built, replayed as if bwexporter built it, and drawn beside what was."""
+    other, file = tmp_path / "other.yml", tmp_path / "out.svg"
+    other.write_text(saved.read_text().replace("slices.yml", "others.yml"))
+    shutil.copy(tmp_path / "slices.yml", tmp_path / "others.yml")
+    path = adopted(saved, 10_000)
+
+    main(["replay", "--policy", str(other), "--config", str(path), "--from", "2023-11-14 22:15+00:00",
+          "--to", "2023-11-15 12:00+00:00", "--slice", "s0", "--picture", str(file)])  # fmt: skip
+
+    assert "s0" in capsys.readouterr().out
+    (bar,) = bars(parsed(file.read_text()), "course0")
+    assert bar[2].startswith("recorded: capped from")
 
 
 def test_a_span_of_which_nothing_is_known_says_so(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,8 @@ class Scraper:
     sent: list[str] = field(default_factory=list)
     starts: list[str] = field(default_factory=list)
     used: list[str] = field(default_factory=list)
-    _last: dict[str, tuple[int, float, int]] = field(default_factory=dict)
+    full: list[str] = field(default_factory=list)
+    _last: dict[str, tuple[int, float, int, int]] = field(default_factory=dict)
     _lost: dict[str, int] = field(default_factory=dict)
     _next: int = BEGAN
 
@@ -64,13 +65,14 @@ class Scraper:
         """Scrape what the turn before had found, until this one."""
         while self._last and self._next < report.at.wall_seconds:
             if self._next >= LOST and not self._lost:
-                self._lost = {lane: sent for lane, (sent, _, _) in self._last.items()}
+                self._lost = {lane: sent for lane, (sent, *_) in self._last.items()}
             if not GAP[0] <= self._next < GAP[1]:
-                for lane, (sent, start, used) in self._last.items():
+                for lane, (sent, start, used, full) in self._last.items():
                     at, since = self._next, sent - self._lost.get(lane, 0)
                     self.sent.append(f"{prometheus.SENT}{lane} {since} {at}")
                     self.starts.append(f"{prometheus.PERIOD_START}{lane} {start} {at}")
                     self.used.append(f"{prometheus.USED}{lane} {used} {at}")
+                    self.full.append(f"{prometheus.FULL_RATE}{lane} {full} {at}")
             self._next += SCRAPE_SECONDS
         self._next = max(self._next, int(report.at.wall_seconds))
         accounts, offset = report.devices[0].ledger.accounts, report.devices[0].ledger.wall_offset_seconds
@@ -80,6 +82,7 @@ class Scraper:
                 int(accounts.sent_bytes[row]),
                 float(accounts.period_start_at[row] + offset),
                 int(accounts.used_bytes[row]),
+                int(report.devices[0].tariffs.full_bytes_per_second[row]),
             )
 
     def written(self, *more: str) -> str:
@@ -87,6 +90,7 @@ class Scraper:
         parts = [f"# TYPE {prometheus.SENT.removesuffix('_total')} counter", *self.sent]
         parts += [f"# TYPE {prometheus.PERIOD_START} gauge", *self.starts]
         parts += [f"# TYPE {prometheus.USED} gauge", *self.used]
+        parts += [f"# TYPE {prometheus.FULL_RATE} gauge", *self.full]
         return "\n".join([*parts, *more, "# EOF\n"])
 
 
@@ -223,6 +227,29 @@ def test_it_agrees_with_the_state_file_over_a_gap_and_a_counter_that_began_again
         assert len(same["capped"]) == len(one["capped"])
         for span, other in zip(same["capped"], one["capped"], strict=True):
             assert span == pytest.approx(other, abs=STEP + 300.0)
+
+
+def test_full_rates_that_nobody_has_written_are_those_that_the_server_has_seen(
+    recording: Recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On another machine than the node's, whose tree somebody else has built: neither state nor device is there."""
+    there = Recording(tmp_path / "bwexporter.yml", tmp_path / "bwexporter.yml", recording.url)
+    text = recording.config.read_text().replace("line_rate: 1gbit}", "line_rate: 1gbit, tree: existing}")
+    there.config.write_text(text.replace("allowance: 100MB", LADDER_FROM_A_FIFTH))
+    slices = tmp_path / "slices.yml"
+    slices.write_text('slices:\n  - {name: s0, class: "1:10"}\n  - {name: new, class: "1:11"}\n')
+    from_server = ("--source", recording.url, "--instance", "node1:10099")
+
+    main(["replay", "--policy", str(there.other), "--config", str(there.config), *SPAN, *from_server])
+    printed = capsys.readouterr()
+    plain = recording.replayed(capsys, *from_server)
+    found = there.replayed(capsys, *from_server)
+
+    assert "the full rate on eth0 of new is not recorded" in printed.err
+    assert found["s0", "normal"]["sent_bytes"] == pytest.approx(plain["s0", "normal"]["sent_bytes"], rel=0.01)
+    classes = {Lane(DEVICE, "s0", Traffic.NORMAL): 0x1_0010, Lane(DEVICE, "new", Traffic.NORMAL): 0x1_0011}
+    server = prometheus.Prometheus(recording.url, "node1:10099")
+    assert server.full_rates(DEVICE, classes, BEGAN + 40_000) == {Lane(DEVICE, "s0", Traffic.NORMAL): 20_000}
 
 
 def test_a_server_that_wants_to_know_who_asks_gives_the_same(

@@ -41,6 +41,9 @@ class Source(Protocol):
     ) -> Mapping[int, Sequence[int]]:
         """Return what each lane sent in each interval, by the interval's start."""
 
+    def full_rates(self, device: str, classes: Mapping[Lane, int], at: int) -> Mapping[Lane, int]:
+        """Return the full rates that lanes had at an instant in a tree of somebody else's, as far as they are known."""
+
     def by_hand(self, until: int) -> Sequence[Event]:
         """Return all that is known of orders by hand before an instant, oldest first."""
 
@@ -55,7 +58,7 @@ class StateFile:
         kept = peek(path)
         if kept is None:
             raise BwexporterError(f"nothing is recorded: there is no state file {path}")
-        self._path, self._ledgers = path, kept.ledgers
+        self._path, self._ledgers, self._sights = path, kept.ledgers, kept.sights
 
     def periods(self, device: str, lanes: Sequence[Lane], at: int, step_seconds: int) -> dict[Lane, tuple[float, int]]:
         """Count periods back from those that run; the interval in which one began is taken to be its own."""
@@ -75,6 +78,12 @@ class StateFile:
         """Read the sums; they are of this step."""
         del step_seconds
         return read_uses(self._path, device, lanes, since, until)
+
+    def full_rates(self, device: str, classes: Mapping[Lane, int], at: int) -> Mapping[Lane, int]:
+        """Return those that the classes were last found with; what they were before that is not kept."""
+        del at
+        found = self._sights[device].found if device in self._sights else {}
+        return {lane: found[handle] for lane, handle in classes.items() if handle in found}
 
     def by_hand(self, until: int) -> Sequence[Event]:
         """Read the events."""

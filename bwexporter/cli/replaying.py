@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -29,9 +29,12 @@ from bwexporter.cli.recorded import STEP_SECONDS, Source, recorded_of, source_of
 from bwexporter.cli.table import console
 from bwexporter.cli.view import sparkline
 from bwexporter.config import load_config
-from bwexporter.core.lanes import I8
+from bwexporter.core.lanes import I8, Lane
 from bwexporter.errors import BwexporterError
+from bwexporter.kernel.existing import ExistingTree
+from bwexporter.reliving import tree_of_ours
 from bwexporter.replay import Told, replayed
+from bwexporter.roster import Roll
 from bwexporter.units import print_duration, print_volume
 
 MOST_DAYS = 35
@@ -84,9 +87,12 @@ def replay(
     """
     begin, end = _span(since, until)
     recorder = source_of(config_path, **source)
-    begin = _first_use(policy_path, recorder, begin, end)
+    roll = roll_of(load_config(policy_path))
+    begin = _first_use(roll, recorder, begin, end)
     lived = partial(_lived, source=recorder, span=(begin, end), with_hand=not without_hand)
-    told = _of_slice(lived(policy_path), slice_name, policy_path)
+    roll, unknown = _with_full_rates(roll, recorder, end)
+    told = _of_slice(lived(roll), slice_name, policy_path)
+    _say_what_is_taken(unknown)
     if not without_hand:
         _say_what_is_left_out(recorder, told, begin, end)
     seen = [one for one in told if one.recorded_bytes]
@@ -94,16 +100,17 @@ def replay(
         raise BwexporterError(f"no use of {slice_name} is recorded in that span; leave --slice out to see whose is")
     if picture_path is not None:
         most = MOST_CHARTS if slice_name is None else None
-        draw(picture_path, picture(lived(config_path), seen, (begin, end), policy_path.name, most))
+        held, _ = _with_full_rates(roll_of(load_config(config_path)), recorder, end)
+        draw(picture_path, picture(lived(held), seen, (begin, end), policy_path.name, most))
     if as_json:
         click.echo(json.dumps({"from": begin, "to": end, "lanes": [_row(one) for one in told]}, indent=2))
     else:
         console().print(_drawn(seen, begin, end))
 
 
-def _first_use(path: Path, source: Source, begin: int, end: int) -> int:
+def _first_use(roll: Roll, source: Source, begin: int, end: int) -> int:
     """Return when the first use in a span was recorded: there is nothing to live through before it."""
-    roll, starts = roll_of(load_config(path)), list[int]()
+    starts = list[int]()
     for device, (tariffs, _) in roll.tariffs.items():
         uses = source.uses(device, tariffs.lanes, begin, end, STEP_SECONDS)
         starts += [start for start, sent in uses.items() if any(sent)]
@@ -114,16 +121,40 @@ def _first_use(path: Path, source: Source, begin: int, end: int) -> int:
     return max(begin, min(starts))
 
 
-def _lived(path: Path, *, source: Source, span: tuple[int, int], with_hand: bool) -> list[Told]:
+def _with_full_rates(roll: Roll, source: Source, at: int) -> tuple[Roll, Mapping[str, Collection[Lane]]]:
+    """Return the roll with the full rates that nobody has written, as recorded, and by device the lanes without one."""
+    tariffs, unknown = dict(roll.tariffs), dict[str, Collection[Lane]]()
+    for device, tree in roll.trees.items():
+        if isinstance(tree, ExistingTree) and tree.as_found:
+            found = source.full_rates(device, tree.classes, at)
+            of_device, rules = tariffs[device]
+            tariffs[device] = tree.told(of_device, found), rules
+            unknown |= {device: tree.as_found - found.keys()}
+    return replace(roll, tariffs=tariffs), unknown
+
+
+def _lived(roll: Roll, *, source: Source, span: tuple[int, int], with_hand: bool) -> list[Told]:
     """Live through the span under a configuration."""
-    roll, told = roll_of(load_config(path)), list[Told]()
+    told = list[Told]()
     for device, (tariffs, rules) in roll.tariffs.items():
-        if not roll.trees[device].builds:
-            raise BwexporterError(f"{device} has a tree that others built; only trees of bwexporter's are replayed")
         recorded = recorded_of(source, device, tariffs, span)
         recorded = recorded if with_hand else replace(recorded, moved=())
-        told += replayed(recorded, device, roll.trees[device], tariffs, rules, roll.pace)
+        tree = tree_of_ours(device, roll.trees[device])
+        told += replayed(recorded, device, tree, tariffs, rules, roll.pace)
     return told
+
+
+def _say_what_is_taken(unknown: Mapping[str, Collection[Lane]]) -> None:
+    """Say which full rates are known neither from what is written nor from what was recorded."""
+    for device, lanes in unknown.items():
+        if lanes:
+            names = sorted({lane.slice_name for lane in lanes})
+            some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            click.echo(
+                f"bwexporter: the full rate on {device} of {some} is not recorded: all that the device lets through "
+                "is taken for it; write full",
+                err=True,
+            )
 
 
 def _say_what_is_left_out(source: Source, told: Sequence[Told], begin: int, end: int) -> None:

@@ -84,10 +84,13 @@ class ExistingTree:
         found = sights.found[row] if len(sights) else np.full(len(handles), UNSEEN)
         takes = known & np.array([lane in self.as_found for lane in tariffs.lanes], bool)
         full = np.where(takes, found, tariffs.full_bytes_per_second)
-        if np.array_equal(full, tariffs.full_bytes_per_second):
-            return tariffs
-        guarantee = np.minimum(tariffs.guarantee_bytes_per_second, full)
-        return replace(tariffs, full_bytes_per_second=full, guarantee_bytes_per_second=guarantee)
+        return _with_full(tariffs, full)
+
+    def told(self, tariffs: Tariffs, found: Mapping[Lane, int]) -> Tariffs:
+        """Return the tariffs with full rates that classes were found with at another time, as far as they are known."""
+        written = zip(tariffs.lanes, tariffs.full_bytes_per_second.tolist(), strict=True)
+        full = [found.get(lane, rate) if lane in self.as_found else rate for lane, rate in written]
+        return _with_full(tariffs, np.array(full, np.int64))
 
     def wanted(self, tariffs: Tariffs, verdicts: Verdicts) -> Classes:
         """Return the classes of lanes as they are, but for their ceilings, then those that are to be given back."""
@@ -102,6 +105,13 @@ class ExistingTree:
         self.memory.forget(sights.handle[there][done[int(present.sum()) :]])
         self.memory.ask(classes)
         return classes
+
+
+def _with_full(tariffs: Tariffs, full: I8) -> Tariffs:
+    if np.array_equal(full, tariffs.full_bytes_per_second):
+        return tariffs
+    guarantee = np.minimum(tariffs.guarantee_bytes_per_second, full)
+    return replace(tariffs, full_bytes_per_second=full, guarantee_bytes_per_second=guarantee)
 
 
 def _same(before: Sights, now: Sights) -> bool:
