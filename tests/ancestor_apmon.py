@@ -110,14 +110,18 @@ def pack_parameter(name: str, value: object) -> tuple[bytes, int]:
 
 
 def fetch(url: str, time_layout: str) -> str:
-    """Ask a server without saying for which host, and read once."""
+    """Ask a server without saying for which host, and read once. What was opened is closed where that failed alone."""
     match = re.fullmatch(r"http://([^:/]+):(\d+)(/.*)", url)
     assert match
-    with socket.socket() as asked:
+    asked = socket.socket()
+    try:
         asked.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack(time_layout, 5, 0))
         asked.connect((match[1], int(match[2])))
         asked.sendall(f"GET {match[3]} HTTP/1.0\n\n".encode())
         return asked.recv(8192).decode().partition("\r\n\r\n")[2]
+    except OSError:
+        asked.close()
+        raise
 
 
 class Ancestor:
@@ -144,6 +148,7 @@ class Ancestor:
         self._level = "INFO"
         self._recheck_seconds = 600
         self._sources: list[str] = []
+        self.reloads = isinstance(initValue, str | list)  # for good: a thread that reads the sources again began here
         self._config_lock, self._monitor_lock = Lock(), Lock()
         self._cluster, self._node = "ApMon_UserSend", "host"
         self._instance_id = random.randrange(2**31)

@@ -87,6 +87,15 @@ def job_rss_kib(rows: Iterable[tuple[float, int, int, str]]) -> int:
     return sum(resident for _, resident, _, _ in set(rows))
 
 
+def uptime_days(proc: Path) -> float | None:
+    """Take the first word of a text for a number; only a file that cannot be read is thought of."""
+    try:
+        text = (proc / "uptime").read_text()
+    except OSError:
+        return None
+    return float(text.split()[0]) / 86400
+
+
 def host_name() -> str:
     """Ask for this host's name, at each update."""
     return socket.getfqdn(os.uname().nodename)

@@ -78,6 +78,21 @@ def test_the_model_stalls_as_was_measured(rate: int, seconds: int, sent: int) ->
         assert passed == pytest.approx(sent, rel=0.03)
 
 
+def test_the_model_is_still_hot_after_an_hour_as_was_reckoned() -> None:
+    """It lets 195 pass at a rate of 100, in place of some 2000 from rest."""
+    clock = _Clock()
+    limiter = Limiter(100, clock, clock.sleep)
+    while clock.now < 1300.0:
+        limiter.wait()
+    clock.now += 3600.0
+    slept, passed = limiter.slept, 0
+    while slept == limiter.slept:
+        limiter.wait()
+        passed += 1
+
+    assert passed == pytest.approx(195, rel=0.15)
+
+
 class _Clock:
     def __init__(self) -> None:
         self.now = 1000.0

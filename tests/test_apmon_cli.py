@@ -84,6 +84,23 @@ def test_people_see_no_password_unless_they_ask(apmon: Run) -> None:
     assert "v:2.2.0_hxp:s3cr3t" in apmon("decode", "--show-password", WORKED)[1]
 
 
+def test_what_is_wrong_with_a_source_is_said_once(tmp_path: Path) -> None:
+    """By the error where no source can be used; by the log where the next one is."""
+    (tmp_path / "bad.conf").write_text("host:port\n")
+
+    def said(*sources: str) -> list[str]:
+        named = [word for source in sources for word in ("--source", str(tmp_path / source))]
+        return piped("send", *named, "--cluster", "c", "a=1", given=b"").stderr.decode().splitlines()
+
+    missing, bad = said("none.conf", "bad.conf")
+    assert re.fullmatch(r"bwexporter: \S+none.conf cannot be read: No such file or directory", missing)
+    assert re.match(r"\S+bad.conf:1: not host, host:port", bad)
+    with Receiver() as receiver:
+        (tmp_path / "good.conf").write_text(f"{receiver.destination().name}\n")
+        (passed_over,) = said("none.conf", "good.conf")
+    assert passed_over.endswith("none.conf cannot be read: No such file or directory; the next source is used")
+
+
 def test_what_a_terminal_obeys_is_shown_as_text(apmon: Run, tmp_path: Path) -> None:
     """A stranger's datagram cannot move the cursor."""
     data = {"header": "v:2.2.0p:", "instance_id": 1, "sequence": 1, "cluster": "c", "node": "\x1b[2J"}

@@ -179,6 +179,31 @@ def test_a_folder_that_is_gone_has_no_figures(tmp_path: Path) -> None:
     assert "raises ValueError" == answer_to(lambda: ancestor.folder_kib(f"{gone} 2>&1 | head -0"))
 
 
+@pytest.mark.parametrize(
+    ("text", "of_old"), [("", "IndexError"), ("\n", "IndexError"), ("2:13 up 3 days", "ValueError")]
+)
+def test_the_time_since_boot_is_the_kernel_s_clock_and_no_text(tmp_path: Path, text: str, of_old: str) -> None:
+    """Whatever stands in a file; the ancestor raised where that was no number, with its lock held."""
+    (tmp_path / "uptime").write_text(text)
+    found = host.figures(host.take(1.0, tmp_path), None, Options(), tmp_path)["uptime"]
+
+    assert found == pytest.approx(float(Path("/proc/uptime").read_text().split()[0]) / 86400, rel=0.02)
+    assert f"raises {of_old}" == answer_to(lambda: ancestor.uptime_days(tmp_path))
+
+
+def test_a_container_s_own_uptime_does_not_make_its_processes_older(tmp_path: Path) -> None:
+    """Processes start by the kernel's clock; beside another's the difference would be no time at all."""
+    (tmp_path / "uptime").write_text("1.00 1.00\n")
+    job = jobs.Job("c", "n", jobs.PidTree(process(1, start_ticks=5 * procfs.TICKS_PER_SECOND)))
+    table = jobs.Table(tmp_path)
+    table._all = {1: process(1, start_ticks=5 * procfs.TICKS_PER_SECOND)}
+
+    found, _ = job.figures(table, 1.0, None, Options())
+
+    assert found["run_time"] == pytest.approx(float(Path("/proc/uptime").read_text().split()[0]) - 5, rel=0.02)
+    assert (ancestor.uptime_days(tmp_path) or 0) * 86400 < 5
+
+
 def test_a_process_that_cannot_be_seen_spoils_no_sum(tmp_path: Path) -> None:
     """Its descriptors are left out; the ancestor added what was none."""
     proc = proc_of(tmp_path, "SS")

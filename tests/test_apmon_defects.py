@@ -17,7 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,9 @@ def places_of(apmon: Either) -> list[str]:
 def read_again(apmon: Either) -> None:
     """Do what is done when the sources are due."""
     if isinstance(apmon, Ancestor):
-        apmon.reload()
-    else:
+        if apmon.reloads:
+            apmon.reload()
+    elif apmon._ticks._thread:
         if apmon._sources:
             apmon._sources._due_at = 0.0
         apmon._tick()
@@ -478,6 +480,15 @@ def cut_in_the_password(request: BaseHTTPRequestHandler) -> None:
     request.wfile.write(b"cr3t\n")
 
 
+def in_one_piece(text: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Answer in one segment, which the ancestor can read."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + text.encode())
+
+    return answer
+
+
 def for_its_own_host_alone(request: BaseHTTPRequestHandler) -> None:
     """Answer who says for which host he asks, as a server of many does."""
     if not request.headers.get("Host", "").startswith("127.0.0.1"):
@@ -509,6 +520,24 @@ def test_15_a_url_is_read_whole() -> None:
     assert [[], ["s3"], []] == observed(lambda url: Ancestor(url, time_layout="ll"))
 
 
+def test_15_no_connection_is_left_to_the_garbage_collector() -> None:
+    """The client ends what it has opened; the ancestor did so only where nothing was read."""
+
+    def observed(make: Make) -> int:
+        gc.collect()
+        with warnings.catch_warnings(record=True) as seen, serving(in_one_piece("127.0.0.1:9 s3cr3t\n")) as url:
+            warnings.simplefilter("always", ResourceWarning)
+            for _ in range(3):
+                with make(f"{url}/apmon.conf") as apmon:
+                    assert ["s3cr3t"] == passwords_of(apmon)
+            gc.collect()
+        left = [one.source for one in seen if isinstance(one.source, socket.socket)]
+        return sum(one.type is socket.SOCK_STREAM for one in left)
+
+    assert 0 == observed(lambda url: ApMon(url, allow_http=True))
+    assert 3 == observed(lambda url: Ancestor(url, time_layout="ll"))
+
+
 def test_16_destinations_are_replaced_not_added() -> None:
     """Whatever form they are given in."""
 
@@ -536,6 +565,71 @@ def test_16_sources_that_were_replaced_are_not_read_again(tmp_path: Path) -> Non
 
     assert ["127.0.0.1:10"] == observed(ApMon)
     assert ["127.0.0.1:9"] == observed(Ancestor)
+
+
+def test_16_sources_that_come_later_are_read_again(tmp_path: Path) -> None:
+    """Where there were none before; the ancestor's reloader began with the object or never."""
+    conf = tmp_path / "apmon.conf"
+
+    def observed(make: Make) -> list[str]:
+        conf.write_text("127.0.0.1:10\n")
+        with make(("127.0.0.1:9",)) as apmon:
+            apmon.setDestinations(str(conf))
+            conf.write_text("127.0.0.1:11\n")
+            read_again(apmon)
+            return places_of(apmon)
+
+    assert ["127.0.0.1:11"] == observed(ApMon)
+    assert ["127.0.0.1:10"] == observed(Ancestor)
+
+
+def test_16_nobody_sends_to_half_of_the_new_destinations() -> None:
+    """The old ones are in use until the new ones are known, all of them; the ancestor changed those in use."""
+
+    def observed(make: Make) -> list[list[str]]:
+        seen: list[list[str]] = []
+        with make(("127.0.0.1:9",)) as apmon:
+
+            class Given(tuple[str, ...]):
+                __slots__ = ()
+
+                def __iter__(self) -> Iterator[str]:
+                    for one in super().__iter__():
+                        yield one
+                        seen.append(places_of(apmon))
+
+            apmon.setDestinations(Given(("127.0.0.1:10", "127.0.0.1:11")))
+            return [*seen, places_of(apmon)]
+
+    old, half, both = (["127.0.0.1:9"], ["127.0.0.1:9", "127.0.0.1:10"], ["127.0.0.1:10", "127.0.0.1:11"])
+    assert [old, old, both] == observed(ApMon)
+    assert [half, [*old, *both], [*old, *both]] == observed(Ancestor)
+
+
+def test_16_a_reading_under_way_does_not_bring_the_old_destinations_back() -> None:
+    """Whoever sets new ones while a slow source is read has the last word; the reloader of the ancestor had it."""
+
+    def observed(make: Make) -> list[str]:
+        asked, answers = threading.Semaphore(0), threading.Semaphore(1)
+        ports = iter(range(9, 20))
+
+        def slowly(request: BaseHTTPRequestHandler) -> None:
+            asked.release()
+            answers.acquire()
+            in_one_piece(f"127.0.0.1:{next(ports)}\n")(request)
+
+        with serving(slowly) as url, make(f"{url}/apmon.conf") as apmon:
+            assert asked.acquire(timeout=20.0)
+            reloader = threading.Thread(target=lambda: read_again(apmon))
+            reloader.start()
+            assert asked.acquire(timeout=20.0)
+            apmon.setDestinations(("127.0.0.1:30",))
+            answers.release()
+            reloader.join()
+            return places_of(apmon)
+
+    assert ["127.0.0.1:30"] == observed(lambda url: ApMon(url, allow_http=True))
+    assert ["127.0.0.1:10"] == observed(lambda url: Ancestor(url, time_layout="ll"))
 
 
 def test_17_options_and_earlier_readings_go_with_their_destination(tmp_path: Path) -> None:
@@ -609,6 +703,36 @@ def test_19_a_stepped_clock_stops_nothing() -> None:
 
         assert ["ApMon_SysMon", "ApMon_SysMon", MARK] == [one.cluster for one in of_ours.wait_for(3)]
         assert ["ApMon_SysMon", MARK] == [one.cluster for one in of_old.wait_for(2)]
+
+
+def test_19_a_step_back_of_the_clock_lifts_no_limit() -> None:
+    """Of what one second may not hold some is held back, also where the clock then stands a second earlier."""
+    with Receiver() as of_ours, Receiver() as of_old:
+        code = (
+            "import time\n"
+            "from bwexporter.apmon import ApMon\n"
+            "from tests.ancestor_apmon import Ancestor\n"
+            "now = [1_700_000_000.5]\n"
+            "time.time = lambda: now[0]\n"
+            "def ours():\n"
+            f"  apmon = ApMon(('{of_ours.destination().name}',))\n"
+            "  apmon.setMaxMsgRate(100)\n"
+            "  return lambda: not apmon.sendParameters('c', 'n', {'a': 1})\n"
+            "def of_old():\n"
+            f"  apmon = Ancestor(('{of_old.destination().name}',), sleep=lambda _: None)\n"
+            "  return lambda: apmon.sendParameters('c', 'n', {'a': 1}) and apmon.limiter.slept > 0\n"
+            "def some_held_back(held_back, step_seconds):\n"
+            "  first = any([held_back() for _ in range(1700)])\n"
+            "  now[0] -= step_seconds\n"
+            "  return any([held_back() for _ in range(1700)])\n"
+            "print(*[some_held_back(make(), step) for make in (ours, of_old) for step in (0, 1)])\n"
+        )
+        said = subprocess.run(
+            [sys.executable, "-c", code],
+            check=True, timeout=60, cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+
+    assert ["True", "True", "True", "False"] == said.splitlines()[-1].split()
 
 
 def test_20_an_empty_name_is_skipped_however_it_came_about() -> None:

@@ -62,8 +62,7 @@ class ApMon:
         self._last = (USER_CLUSTER, self._host_name)  # that any thread has named
         self._own = threading.local()  # that a thread has named itself
         self._monitor = Monitor(time.monotonic, cluster=HOST_CLUSTER, node=self._host_name)
-        self._monitoring = threading.Lock()  # held while background data is gathered
-        self._process = os.getpid()
+        self._renew_locks()
         self._background = False
         self._sources: Sources | None = None
         self._ticks = _Ticks(weakref.WeakMethod(self._tick))
@@ -87,15 +86,20 @@ class ApMon:
 
     def setDestinations(self, initValue: InitValue) -> None:  # noqa: N802, N803
         """Send to these from now on, and to no earlier ones."""
+        sources, setup = None, Setup()
         if isinstance(initValue, str | list):
-            sources = [initValue] if isinstance(initValue, str) else [str(one) for one in initValue]
-            self._sources = Sources(sources, time.monotonic, lenient=self._lenient, allow_http=self._allow_http)
-            self._sources.read()
-            self._use(self._sources.setup)
-            self._ticks.start()
+            named = [initValue] if isinstance(initValue, str) else [str(one) for one in initValue]
+            sources = Sources(named, time.monotonic, lenient=self._lenient, allow_http=self._allow_http)
+            sources.read()
         else:
-            self._sources = None
-            self._use(from_program(initValue))
+            setup = from_program(initValue)
+        self._forked()
+        with self._changing:
+            self._sources = sources
+            self._use(setup if sources is None else sources.setup)
+        self._sender.wait_for_names()
+        if sources is not None:
+            self._ticks.start()
 
     def _use(self, setup: Setup) -> None:
         said = setup.for_all
@@ -106,7 +110,27 @@ class ApMon:
             rate=self._given_rate or said.rate or DEFAULT_RATE,
             message_bytes=self._given_message_bytes or said.message_bytes or DEFAULT_MESSAGE_BYTES,
         )
+
+    def _read_again(self) -> None:
+        """Read the sources if that is due; where others were set meanwhile, theirs is the last word."""
+        sources = self._sources
+        if sources is None or not sources.refresh():
+            return
+        with self._changing:
+            if self._sources is not sources:
+                return
+            self._use(sources.setup)
         self._sender.wait_for_names()
+
+    def _renew_locks(self) -> None:
+        self._process = os.getpid()
+        self._monitoring = threading.Lock()  # held while background data is gathered
+        self._changing = threading.Lock()  # held while destinations are put into use
+
+    def _forked(self) -> None:
+        """Take other locks in a child: a thread of the parent may have held them."""
+        if self._process != os.getpid():
+            self._renew_locks()
 
     def initializedOK(self) -> bool:  # noqa: N802
         """Say whether there is a destination."""
@@ -192,8 +216,7 @@ class ApMon:
     def sendBgMonitoring(self, mustSend: bool = False) -> bool:  # noqa: N802, N803, FBT001, FBT002
         """Send what is due of host and job figures, with `mustSend` all; False where something was not sent."""
         complete = True
-        if self._process != os.getpid():  # a thread of the parent may have held the lock
-            self._monitoring, self._process = threading.Lock(), os.getpid()
+        self._forked()
         with self._monitoring:
             for due in self._monitor.due(self._sender.destinations, now_all=mustSend):
                 delivery = self._sender.send(
@@ -235,8 +258,8 @@ class ApMon:
 
     def _tick(self) -> float:
         """Do what is due; return the time until the next."""
-        if self._sources is not None and self._sources.refresh():
-            self._use(self._sources.setup)
+        self._forked()
+        self._read_again()
         if self._background:
             self.sendBgMonitoring()
         return TICK_SECONDS

@@ -90,7 +90,8 @@ def _worth_telling(found: Mapping[str, Traffic], sys_net: Path) -> Mapping[str, 
 def figures(now: Reading, before: Reading | None, options: Options, proc: Path = procfs.PROC) -> Figures:
     """Return the `sys_*` parameters that are wanted; rates only where there is an earlier reading."""
     found: Figures = {}
-    found.update(_loads_and_uptime(proc))
+    found.update(zip(("load1", "load5", "load15"), procfs.loads(proc), strict=False))
+    found["uptime"] = procfs.uptime_seconds() / SECONDS_PER_DAY
     found.update(_memory(procfs.memory_kib(proc)))
     if before is not None and now.at > before.at:
         found.update(_cpu(now.cpu, before.cpu))
@@ -107,12 +108,6 @@ def figures(now: Reading, before: Reading | None, options: Options, proc: Path =
 def _switches(name: str) -> tuple[str, ...]:
     paging = _PAGING.get(name)
     return paging[1:] if paging else (f"sys_{name}",)
-
-
-def _loads_and_uptime(proc: Path) -> Figures:
-    found: Figures = dict(zip(("load1", "load5", "load15"), procfs.loads(proc), strict=False))
-    uptime = procfs.uptime_seconds(proc)
-    return found if uptime is None else {**found, "uptime": uptime / SECONDS_PER_DAY}
 
 
 def _memory(kib: Mapping[str, int]) -> Figures:

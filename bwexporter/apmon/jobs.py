@@ -109,11 +109,10 @@ class PidFile:
         """Return the named process; not one that began after the file was written, which has a dead one's number."""
         text = procfs.read(self._path).strip()
         named = table.by_pid.get(int(text)) if text.isdecimal() else None
-        uptime = procfs.uptime_seconds(table.proc)
-        if named is None or uptime is None:
+        if named is None:
             return None
         try:
-            written = uptime - (time.time() - self._path.stat().st_mtime)
+            written = procfs.uptime_seconds() - (time.time() - self._path.stat().st_mtime)
         except OSError:
             return None
         return named if named.start_ticks / TICKS_PER_SECOND <= written + _CLOCKS_AGREE_SECONDS else None
@@ -161,9 +160,12 @@ class ControlGroup:
         return None
 
     def memory_bytes(self) -> int | None:
-        """Return the memory that the kernel charges to the group."""
-        text = procfs.read(self.folder / "memory.current").strip()
-        return int(text) if text.isdecimal() else None
+        """Return the memory that the kernel charges to the group; version 1 does so in a tree of its own."""
+        for file in (self.folder / "memory.current", self.root / "memory" / self.path / "memory.usage_in_bytes"):
+            text = procfs.read(file).strip()
+            if text.isdecimal():
+                return int(text)
+        return None
 
 
 class CpuTime:
@@ -258,7 +260,7 @@ class Job:
         count = len(self.rule.pids()) if isinstance(self.rule, ControlGroup) else len(members)
         if not count:
             return {}, sample
-        found = {**self._times(table, members, sample, before), **self._memory(table, members), "processes": count}
+        found = {**self._times(members, sample, before), **self._memory(table, members), "processes": count}
         wanted = {name: value for name, value in found.items() if options.wants(f"job_{name}")}
         if options.wants("job_open_files"):
             opened = [files for one in members if (files := procfs.open_files(table.proc, one.pid)) is not None]
@@ -269,25 +271,24 @@ class Job:
         )
         return {f"{self.prefix}{name}": value for name, value in wanted.items()}, sample
 
-    def _times(
-        self, table: Table, members: Sequence[Process], sample: Sample, before: Sample | None
-    ) -> dict[str, float]:
+    def _times(self, members: Sequence[Process], sample: Sample, before: Sample | None) -> dict[str, float]:
         found = {"cpu_time": sample.cpu_seconds}
-        uptime = procfs.uptime_seconds(table.proc)
-        if uptime is not None and members:
+        if members:
             began = min(one.start_ticks for one in members) / TICKS_PER_SECOND
-            found["run_time"] = max(0.0, uptime - began)
+            found["run_time"] = max(0.0, procfs.uptime_seconds() - began)
         if before is not None and sample.at > before.at and sample.cpu_seconds >= before.cpu_seconds:
             used = sample.cpu_seconds - before.cpu_seconds
             found["cpu_usage"] = 100.0 * used / (sample.at - before.at)
         return found
 
     def _memory(self, table: Table, members: Sequence[Process]) -> dict[str, float]:
+        """Return what is charged or, where nobody counts that, what the members hold; nothing of members unseen."""
         charged = self.rule.memory_bytes() if isinstance(self.rule, ControlGroup) else None
+        found = {"virtualmem": sum(one.virtual_bytes for one in members) / KIB} if members else {}
+        if charged is None and not members:
+            return found
         resident = sum(procfs.resident_bytes(table.proc, one.pid) for one in members) if charged is None else charged
-        found = {"rss": resident / KIB}
-        if members:
-            found["virtualmem"] = sum(one.virtual_bytes for one in members) / KIB
+        found["rss"] = resident / KIB
         total_kib = procfs.memory_kib(table.proc).get("MemTotal", 0)
         return {**found, "mem_usage": 100.0 * resident / KIB / total_kib} if total_kib else found
 

@@ -1,13 +1,14 @@
 """The kernel's figures as they stand in /proc.
 
-Turns files below /proc into numbers, and processes into rows. Knows: the files and their fields (man 5 proc). Does not
-know: ApMon's names and units, rates, intervals. A file that is not there gives nothing, and so does a process that ends
-while it is read.
+Turns files below /proc into numbers, and processes into rows. Knows: the files and their fields (man 5 proc), the
+kernel's clock. Does not know: ApMon's names and units, rates, intervals. A file that is not there gives nothing, and so
+does a process that ends while it is read.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,10 +107,12 @@ def socket_lines(proc: Path, kind: str) -> Iterator[str]:
     return iter(read(proc / "net" / kind).splitlines()[1:])
 
 
-def uptime_seconds(proc: Path) -> float | None:
-    """Return the time since boot."""
-    words = read(proc / "uptime").split()
-    return float(words[0]) if words else None
+def uptime_seconds() -> float:
+    """Return the time since boot, of the clock that processes' starts are told by.
+
+    /proc/uptime may be another's: where a container has one of its own it says how old the container is.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def processes(proc: Path) -> Iterator[Process]:

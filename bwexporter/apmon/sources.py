@@ -62,16 +62,28 @@ class Sources:
 
     def read(self) -> bool:
         """Read the sources now; say whether the setup has changed. Nothing usable keeps the last good setup."""
-        troubles = []
+        setup, troubles = self._first_usable()
+        if setup is None:
+            self._fail(troubles)
+            return False
+        return self._install(setup, troubles)
+
+    def read_once(self) -> Setup:
+        """Return the first setup that can be used; SourceError, with what is wrong with each, where there is none."""
+        setup, troubles = self._first_usable()
+        if setup is None:
+            raise SourceError("\n".join(troubles))
+        self._install(setup, troubles)
+        return setup
+
+    def _first_usable(self) -> tuple[Setup | None, tuple[str, ...]]:
+        troubles: list[str] = []
         for source in self._sources:
             try:
-                setup = self._read(source)
+                return self._read(source), tuple(troubles)
             except SourceError as error:
                 troubles.append(str(error))
-                continue
-            return self._install(setup, tuple(troubles))
-        self._fail(tuple(troubles))
-        return False
+        return None, tuple(troubles)
 
     def _install(self, setup: Setup, troubles: tuple[str, ...]) -> bool:
         if self._failures:

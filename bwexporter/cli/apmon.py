@@ -229,7 +229,11 @@ def send(  # noqa: PLR0913 - each is an option
     if bool(places) == bool(sources):
         raise click.UsageError("Give either --to HOST[:PORT] or --source FILE.")
     pairs = [_pair(written) for written in parameters] + [_named(written) for written in texts]
-    setup = _places(places, password_file) if places else _setup(sources, lenient=lenient, allow_http=allow_http)
+    setup = (
+        _places(places, password_file)
+        if places
+        else Sources(sources, time.monotonic, lenient=lenient, allow_http=allow_http).read_once()
+    )
     for_all = setup.for_all
     with Sender(
         setup.destinations,
@@ -290,14 +294,6 @@ def _destination(place: str, password: str) -> Destination:
     except DestinationError as error:
         raise click.BadParameter(f"{shown(place)}: {error}", param_hint="--to") from error
     return Destination(host, port, password)
-
-
-def _setup(sources: tuple[str, ...], *, lenient: bool, allow_http: bool) -> Setup:
-    reader = Sources(sources, time.monotonic, lenient=lenient, allow_http=allow_http)
-    reader.read()
-    if not reader.setup.destinations:
-        raise BwexporterError("\n".join(reader.troubles))
-    return reader.setup
 
 
 def _lost(one: Health) -> int:
