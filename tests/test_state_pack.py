@@ -93,6 +93,20 @@ def test_what_a_turn_writes_is_a_quarter_of_what_the_program_holds() -> None:
     assert len(pack_ledger(before, rows + 1)) < held / 4
 
 
+def test_a_turn_is_written_over_the_one_before_it(tmp_path: Path) -> None:
+    """Of accounts in which one lane has sent, those pages alone go to the log that hold another number than before."""
+    state = open_state(tmp_path / "state.db", now_wall_seconds=NOON)
+    log, grown = tmp_path / "state.db-wal", []
+    for turn in range(6):
+        before = log.stat().st_size if log.exists() else 0
+        sent = {f"slice{row}": 1 + turn * (row == 700) + row * 7_777_777_777 % (1 << 40) for row in range(2000)}
+        assert state.save([ledger(sent, wall=NOON + 10**-turn)], [], NOON + 0.5 + turn).saved
+        grown.append(log.stat().st_size - before)
+    state.close()
+    row = len(pack_ledger(ledger(sent, wall=NOON), np.arange(2000)))
+    assert max(grown[2:]) < row / 2
+
+
 @settings(deadline=None, max_examples=20)
 @given(any_ledger(), any_ledger())
 def test_any_ledgers_come_back_to_the_bit_from_a_file(one: Ledger, other: Ledger) -> None:

@@ -252,11 +252,13 @@ class Books:
         self._connection.execute("BEGIN IMMEDIATE")
         for ledger in turn.ledgers.values():
             self._write_ledger(ledger, turn.at_wall_seconds, turn.packed.get(ledger.device))
-        self._write_events(turn.events)
-        self._connection.executemany(
-            "INSERT OR REPLACE INTO ids VALUES (?, ?, ?)",
-            [(slice_name, slice_id, turn.at_wall_seconds) for slice_name, slice_id in turn.ids.items()],
-        )
+        if turn.events:
+            self._write_events(turn.events)
+        if turn.ids:
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO ids VALUES (?, ?, ?)",
+                [(slice_name, slice_id, turn.at_wall_seconds) for slice_name, slice_id in turn.ids.items()],
+            )
         self._write_hand(turn.hand)
         self._write_sights(turn.sights)
         self._connection.execute("COMMIT")

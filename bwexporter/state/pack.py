@@ -10,6 +10,9 @@ integers is base + (what is stored << shift) + step x its number: handles, keys 
 multiples of one number, and are stored in the narrowest integers that hold them so. A column that says the same in
 every row, or counts up evenly, is stored as a single row. What is written at every turn is about a quarter of what the
 program holds. (Format 1 had no base, shift and step; it is read, and no longer written.)
+
+The header ends in as many spaces as make the whole a multiple of 4096 bytes: a row that is as long as the one before it
+is written over it in place, so that SQLite logs the pages that differ instead of freeing and filling all of them anew.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ _HEAD = struct.Struct("<4sHxxI")
 _MAGIC = b"bwxl"
 _FORMAT, _FORMATS_READ = 2, (1, 2)
 _DIGEST_BYTES = 16
+_GRAIN_BYTES = 4096
 _INTEGERS = ("ifindex", "enrolled", "tree_sent_bytes", "direct_packets_seen", "direct_packets")
 _SECONDS = ("ledger_seconds", "wall_offset_seconds")
 _ADDED = ("accounts.carried_bytes",)
@@ -87,6 +91,8 @@ def pack_past(rings: Rings) -> bytes:
 
 def _sealed(header: Mapping[str, Any], stored: Sequence[Stored]) -> bytes:
     text = f'{json.dumps(header)[:-1]}, "columns": [{", ".join([one.layout for one in stored])}]}}'.encode()
+    whole = _HEAD.size + len(text) + sum([len(one.data) for one in stored]) + _DIGEST_BYTES
+    text += b" " * (-whole % _GRAIN_BYTES)
     body = b"".join([_HEAD.pack(_MAGIC, _FORMAT, len(text)), text, *[one.data for one in stored]])
     return body + blake2b(body, digest_size=_DIGEST_BYTES).digest()
 
