@@ -37,8 +37,6 @@ from bwexporter.core.places import Places, find
 from bwexporter.core.policy import Frame
 from bwexporter.core.report import DeviceReport
 
-_UNCHANGED = -2
-
 FIRST_MADE = 500
 """Classes that one act makes or removes at first, while nobody knows how long that takes here."""
 
@@ -164,29 +162,23 @@ class Work:
 
     def enforced_ceilings(self) -> I8:
         """Return each lane's ceiling as read back after the act, -1 where the kernel has no class for it."""
-        held = self.held_ceilings()
-        enforced = np.where(held > 0, held, -1)
-        if self.outcomes is None or self.changes is None or not len(self.changes):
-            return enforced
-        made = np.flatnonzero(self.changes.act != Act.REMOVE)
+        if self.outcomes is None or self.changes is None:
+            return _or_absent(self.held_ceilings())
+        made = np.flatnonzero(self.changes.act != Act.REMOVE.value)
         if not len(made):
-            return enforced
+            return _or_absent(self.held_ceilings())
         changed_handles = self.changes.classes.handle[made]
         if self.snapshot is not None and self.places is not None and self.places.whole:
             at, there = find(self.snapshot.classes.handle, changed_handles)
             if there.all():  # as mostly: a few classes that the look has found
-                in_dump = np.full(len(self.snapshot.classes), _UNCHANGED)
-                read = self.outcomes.enforced_ceiling_bytes_per_second[made]
-                in_dump[at] = np.where(read > 0, read, -1)
-                of_lanes = in_dump.take(self.places.row[: self.desk.ledger.enrolled])
-                return np.where(of_lanes == _UNCHANGED, enforced, of_lanes)
+                in_dump = self.snapshot.classes.ceiling_bytes_per_second.copy()
+                in_dump[at] = self.outcomes.enforced_ceiling_bytes_per_second[made]
+                return _or_absent(in_dump.take(self.places.row[: self.desk.ledger.enrolled]))
         order = made[np.argsort(changed_handles, kind="stable")]
         handles = self.desk.ledger.counters.handle[: self.desk.ledger.enrolled]
         row, changed = find(self.changes.classes.handle[order], handles)
-        if not changed.any():
-            return enforced
         read_back = self.outcomes.enforced_ceiling_bytes_per_second[order][row]
-        return np.where(changed, np.where(read_back > 0, read_back, -1), enforced)
+        return _or_absent(np.where(changed, read_back, self.held_ceilings()))
 
     @property
     def is_building(self) -> bool:
@@ -197,12 +189,17 @@ class Work:
         """Return the classes that the act has made."""
         if self.outcomes is None or self.changes is None:
             return frozenset()
-        made = (self.changes.act == Act.CREATE) & (self.outcomes.errno == 0)
+        made = (self.changes.act == Act.CREATE.value) & (self.outcomes.errno == 0)
         return frozenset(self.changes.classes.handle[made].tolist())
 
     def classes_there(self) -> frozenset[int]:
         """Return the classes that the rules may name: there at the look and not to be removed, or made since."""
         if self.snapshot is None or self.changes is None:
             return frozenset()
-        going = self.changes.classes.handle[self.changes.act == Act.REMOVE]
+        going = self.changes.classes.handle[self.changes.act == Act.REMOVE.value]
         return frozenset(self.snapshot.classes.handle.tolist()) - frozenset(going.tolist()) | self.classes_made()
+
+
+def _or_absent(ceilings: I8) -> I8:
+    """Return ceilings that were read, -1 where there was nothing to read."""
+    return np.where(ceilings > 0, ceilings, -1)

@@ -85,7 +85,7 @@ def _turn_line(report: Report) -> str:
 def _say_orphans(device: DeviceReport) -> None:
     """Say which classes were removed that belonged to nobody."""
     changes = device.changes
-    gone = changes.stranger & (changes.act == Act.REMOVE)
+    gone = changes.stranger & (changes.act == Act.REMOVE.value)
     if device.outcomes is None or not gone.any():
         return
     gone &= device.outcomes.errno == 0

@@ -262,7 +262,7 @@ class _Machine:
         rows = [self._classes[handle] for handle in sorted(self._classes)]
         self._table = Classes(*(np.array(column, np.int64) for column in zip(*rows, strict=True)))
         self._take_ceilings()
-        enforced = np.where(changes.act == Act.REMOVE, 0, changes.classes.ceiling_bytes_per_second)
+        enforced = np.where(changes.act == Act.REMOVE.value, 0, changes.classes.ceiling_bytes_per_second)
         return Outcomes(np.zeros(len(changes), np.int32), enforced)
 
     def fresh_leaves(self, count: int) -> I8:

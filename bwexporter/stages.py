@@ -109,7 +109,7 @@ def judge(work: Work, occasion: Occasion) -> None:
     desk.frame = frame = _frame(desk)
     next_look_seconds = _next_look_seconds(desk, frame, occasion)
     desk.due_at_boot_seconds = occasion.now.boot_seconds + next_look_seconds
-    work.verdicts = _verdicts(desk, work.held_ceilings(), next_look_seconds, occasion)
+    work.verdicts = _verdicts(desk, frame, work.held_ceilings(), next_look_seconds, occasion)
 
 
 def _fit(desk: Desk, snapshot: Snapshot, orders: Sequence[Order]) -> None:
@@ -150,7 +150,7 @@ def _next_look_seconds(desk: Desk, frame: policy.Frame, occasion: Occasion) -> f
     return max(1e-3, min(next_look, policies.next_change_seconds(desk.ledger, desk.tariffs)))
 
 
-def _verdicts(desk: Desk, held: I8, next_look_seconds: float, occasion: Occasion) -> Verdicts:
+def _verdicts(desk: Desk, frame: policy.Frame, held: I8, next_look_seconds: float, occasion: Occasion) -> Verdicts:
     pace = occasion.pace
     found = policies.Look(
         period_seconds=_period_seconds(desk.ledger),
@@ -160,18 +160,13 @@ def _verdicts(desk: Desk, held: I8, next_look_seconds: float, occasion: Occasion
         frozen=_lost(desk) | occasion.frozen,
         enforcing=pace.enforcing,
     )
-    law = policy.judge(
+    law = policy.judge_within(
+        frame,
         desk.ledger,
-        desk.tariffs,
-        period_seconds=found.period_seconds,
         held_ceiling_bytes_per_second=held,
-        cap_bytes_per_second=desk.tree.cap_bytes_per_second,
-        line_rate_bytes_per_second=desk.tree.line_rate_bytes_per_second,
-        next_look_seconds=found.next_look_seconds,
-        look_margin_seconds=found.look_margin_seconds,
+        horizon_seconds=found.next_look_seconds + found.look_margin_seconds,
         frozen=found.frozen,
         enforcing=found.enforcing,
-        kept=desk.frame,
     )
     return policies.judged(desk.ledger, desk.tariffs, law, found)
 
@@ -235,7 +230,7 @@ def _promise_leaves(desk: Desk, snapshot: Snapshot, work: Work) -> None:
     changes = work.changes
     if changes is None or not len(changes):
         return
-    rows = np.flatnonzero((changes.act == Act.CHANGE) & (changes.classes.leaf > 0))
+    rows = np.flatnonzero((changes.act == Act.CHANGE.value) & (changes.classes.leaf > 0))
     at, present = find(snapshot.classes.handle, changes.classes.handle[rows])
     rows = rows[present & (snapshot.classes.leaf.take(at, mode="clip") == 0)] if len(snapshot.classes) else rows[:0]
     if not len(rows):
@@ -298,7 +293,7 @@ def _unread(work: Work, occasion: Occasion) -> DeviceReport:
     if desk.report is not None:
         return replace(desk.report, trouble=trouble, changes=_no_changes(), outcomes=None, implausible_readings=0)
     held = np.zeros(len(desk.tariffs), np.int64)
-    verdicts = _verdicts(desk, held, occasion.pace.interval_seconds, occasion)
+    verdicts = _verdicts(desk, _frame(desk), held, occasion.pace.interval_seconds, occasion)
     return _device_report(Work(desk, trouble=trouble), verdicts, _no_changes())
 
 

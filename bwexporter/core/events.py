@@ -78,7 +78,7 @@ def of_verdicts(
     ceiling = verdicts.ceiling_bytes_per_second
     reason_changed = verdicts.reason != told_reason
     far = (ceiling >= 2 * told) | (2 * ceiling <= told)
-    ceiling_changed = (told > 0) & np.where(verdicts.reason == Reason.WITHIN, ceiling != told, far)
+    ceiling_changed = (told > 0) & np.where(verdicts.reason == Reason.WITHIN.value, ceiling != told, far)
     tell = reason_changed | ceiling_changed
     events = tuple(
         Event(
@@ -175,6 +175,8 @@ def of_outcomes(
     once more for each of its classes. A refused change is asked for again each turn, and told again only where the
     refusal is another one than those that `told` holds. Returns the events and the refusals of this turn.
     """
+    if not (changes.drift.any() or outcomes.errno.any() or outcomes.tree_errno):
+        return (), frozenset()
     refused = _refusals(changes, outcomes)
     drift = changes.drift & (not (building or changes.build_tree))
     found = tuple(_of_outcomes(ledger, changes, outcomes, lane_of_handle, refused - told, drift))

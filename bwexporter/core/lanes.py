@@ -4,7 +4,8 @@ Turns nothing into anything: it only names what the rooms hand to each other, fr
 Knows: names, units, dtypes. Does not know: any rule, any handle's meaning, the clock.
 
 Units are in the names: bytes, bytes per second, seconds. Integer columns are i8, never unsigned (5 - 7 must not be
-2^64 - 2); times are f8. Arrays are read-only once they stand in a value.
+2^64 - 2); times are f8. Arrays are read-only once they stand in a value. A column is compared with the `value` of an
+enumeration's member: with the member itself that takes NumPy five times as long.
 
 Two time axes. *Wall* time is Unix time and may be stepped. *Ledger* time is Unix time as of the first look, then moved
 on by elapsed time alone; it never steps. Periods stand in ledger time; wall = ledger + Ledger.wall_offset_seconds.

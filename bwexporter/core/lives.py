@@ -74,7 +74,7 @@ def gains(ledger: Ledger, snapshot: Snapshot, *, same_device: bool, places: Plac
     tree_ended = bool(snapshot.tree_endings_bytes)
     if same_device and not tree_ended and _all_went_on(counters, snapshot, places, increase):
         gained, restarted = increase, np.zeros(len(counters), bool)
-        seen = _as_seen(counters, sight, last, alive=counters.alive, unheard=counters.unheard)
+        seen = _moved_on(counters, sight, increase)
     else:
         gained, restarted, seen = _over_ends(ledger, snapshot, sight, last, same_device=same_device)
     parents, tree_sent = _witnesses(ledger, snapshot, sight, gained[0])
@@ -88,7 +88,17 @@ def _all_went_on(counters: Counters, snapshot: Snapshot, places: Places, increas
     heard_of_all = snapshot.watched_since_last_look and not len(snapshot.endings)
     if not (heard_of_all and places.whole):
         return False
-    return bool(counters.alive.all()) and not counters.unheard.any() and not (increase[:2] < 0).any()
+    return bool(counters.alive.all()) and not counters.unheard.any() and int(increase[:2].min(initial=0)) >= 0
+
+
+def _moved_on(counters: Counters, sight: _Sight, increase: I8) -> Counters:
+    """Return the counters as seen now of lives that all went on; a column in which nothing moved is the very same."""
+    before = (counters.sent_bytes, counters.sent_packets, counters.dropped_packets, counters.overlimits)
+    counts = [
+        now if gained.any() else known for known, now, gained in zip(before, sight.reading, increase, strict=True)
+    ]
+    leaf = counters.leaf if np.array_equal(counters.leaf, sight.leaf) else sight.leaf
+    return Counters(counters.handle, sight.parent, counters.account, counters.alive, counters.unheard, leaf, *counts)
 
 
 def _over_ends(
@@ -170,7 +180,7 @@ def _sight(counters: Counters, snapshot: Snapshot, places: Places) -> _Sight:
     if not len(snapshot.classes):
         nothing = np.zeros(len(counters), np.int64)
         return _Sight(places, present, np.zeros((4, len(counters)), np.int64), nothing, counters.parent)
-    reading, leaf = _matrix(snapshot.counts).take(row, axis=1), snapshot.classes.leaf.take(row)
+    reading, leaf = _matrix(snapshot.counts, row), snapshot.classes.leaf.take(row)
     if places.whole:
         return _Sight(places, present, reading, leaf, places.parent)
     return _Sight(
@@ -331,18 +341,17 @@ def _made_anew_unmarked(
 
 def _parent_growth(ledger: Ledger, snapshot: Snapshot, handle: int) -> int | None:
     """Return what an inner class grew by since the last look; None where it cannot be a witness."""
-    before = np.flatnonzero(ledger.parent_handle == handle)
-    now = int(np.searchsorted(snapshot.classes.handle, handle))
-    if not len(before) or now == len(snapshot.classes) or snapshot.classes.handle[now] != handle:
+    known = ledger.parent_handle.tolist()
+    now = int(snapshot.classes.handle.searchsorted(handle))
+    if handle not in known or now == len(snapshot.classes) or snapshot.classes.handle.item(now) != handle:
         return None
-    grown = int(snapshot.counts.sent_bytes[now] - ledger.parent_sent_bytes[before[0]])
+    grown = snapshot.counts.sent_bytes.item(now) - ledger.parent_sent_bytes.item(known.index(handle))
     return grown if grown >= 0 else None
 
 
 def _strangers_bytes(places: Places, snapshot: Snapshot, parent: int) -> int:
     """Return at most what classes that feed no account have sent below an inner class."""
-    below = places.strange[snapshot.classes.parent[places.strange] == parent]
-    sent = int(snapshot.counts.sent_bytes[below].sum())
+    sent = int(snapshot.counts.sent_bytes.take(places.strange_below(parent)).sum())
     if len(snapshot.endings):
         sent += int(snapshot.endings.sent_bytes[~is_among(snapshot.endings.handle, places.handle)].sum())
     return sent
@@ -374,5 +383,12 @@ def _increase(reading: I8, base: I8) -> I8:
     return increase
 
 
-def _matrix(counts: Counts | Counters | Endings) -> I8:
-    return np.stack([counts.sent_bytes, counts.sent_packets, counts.dropped_packets, counts.overlimits])
+def _matrix(counts: Counts | Counters | Endings, rows: I8 | None = None) -> I8:
+    """Return what is counted as a matrix of a row a count, with these columns of it or all."""
+    columns = (counts.sent_bytes, counts.sent_packets, counts.dropped_packets, counts.overlimits)
+    if rows is None:
+        return np.array(columns)  # half of the time of np.stack
+    matrix = np.empty((len(columns), len(rows)), np.int64)
+    for row, column in zip(matrix, columns, strict=True):
+        column.take(rows, out=row, mode="clip")
+    return matrix

@@ -30,12 +30,19 @@ class Places:
     inner: I8  # rows of the dump: of classes that have children
     whole: bool  # no class is absent
     _below: dict[int, I8] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _strange_below: dict[int, I8] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def below(self, inner: int) -> I8:
         """Return which of the sought classes stand right below an inner class."""
         if inner not in self._below:
             self._below[inner] = np.flatnonzero(self.parent == inner)
         return self._below[inner]
+
+    def strange_below(self, inner: int) -> I8:
+        """Return the rows of the dump that nobody sought and that stand right below an inner class."""
+        if inner not in self._strange_below:
+            self._strange_below[inner] = self.strange[self.dumped_parent[self.strange] == inner]
+        return self._strange_below[inner]
 
     def hold(self, classes: Classes, handle: I8) -> bool:
         """Say whether these are the places of such handles in such a dump."""

@@ -80,7 +80,7 @@ def _changes_alone(wanted: Classes, changed: I8, snapshot: Snapshot, enforced: C
     """Return changes of settings, where no class comes, goes or moves: those of most turns."""
     actual = snapshot.classes
     return Changes(
-        act=np.full(len(changed), Act.CHANGE, np.int8),
+        act=np.full(len(changed), Act.CHANGE.value, np.int8),
         drift=_drifted(wanted, changed, actual, enforced, row, np.ones(len(changed), bool)),
         stranger=np.zeros(len(changed), bool),
         before_ceiling_bytes_per_second=_at(actual.ceiling_bytes_per_second, row),
@@ -99,7 +99,7 @@ def spread(
     in the order wanted, and last those that were `refused` before; removals come after creations. Moving classes from
     below a wrong parent is not spread.
     """
-    created, removed = np.flatnonzero(changes.act == Act.CREATE), np.flatnonzero(changes.act == Act.REMOVE)
+    created, removed = np.flatnonzero(changes.act == Act.CREATE.value), np.flatnonzero(changes.act == Act.REMOVE.value)
     if len(created) + len(removed) <= most or (len(removed) and len(created) and removed[0] < created[0]):
         return changes, np.empty(0, np.int64)
     classes = changes.classes.take(created)
@@ -123,7 +123,7 @@ def settled(
     waiting = np.empty(0, np.int64) if waiting is None else waiting
     if accepted.all() and not len(waiting):
         return wanted
-    refused = changes.classes.handle[(changes.act != Act.REMOVE) & ~accepted]
+    refused = changes.classes.handle[(changes.act != Act.REMOVE.value) & ~accepted]
     refused = np.isin(wanted.handle, np.concatenate([refused, waiting]))
     if not refused.any():
         return wanted
@@ -194,7 +194,7 @@ def _drifted(wanted: Classes, rows: I8, actual: Classes, enforced: Classes | Non
 
 def _at(column: I8, row: I8) -> I8:
     """Look up rows; where the column is empty nothing was found and the value does not matter."""
-    return column[row] if len(column) else np.zeros(len(row), np.int64)
+    return column.take(row) if len(column) else np.zeros(len(row), np.int64)
 
 
 def _joined(*parts: Classes) -> Classes:

@@ -253,7 +253,7 @@ def _on_the_wire(counted: Verdicts, part: F8, counted_full: I8, full: I8) -> tup
     worth = np.divide(rate, part, out=full.astype(np.float64), where=part > 0)
     worth = np.where(rate >= counted_full, full, np.minimum(worth, full))
     ceiling = np.where(part == 1.0, np.minimum(rate, full), policy.rounded(worth, full))
-    return ceiling, np.where(part > 0, reason, Reason.UNCOUNTED).astype(np.int8)
+    return ceiling, np.where(part > 0, reason, Reason.UNCOUNTED.value).astype(np.int8)
 
 
 def _steered(tariffs: Tariffs, rows: I8, ceiling: I8, reason: policy.Reasons, look: Look) -> policy.Steered:

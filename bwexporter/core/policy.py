@@ -140,9 +140,6 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
     class is absent; both have a row a lane. `next_look_seconds` and `frozen` are for all lanes or for each. `cap` and
     `line_rate` are the ceilings of the parents of normal and exempt lanes. `enforcing` is false while the whole node is
     in shadow. `kept` is the frame of an earlier judgement, which spares reckoning it anew.
-
-    A lane that can reach neither its threshold nor its period's end before the next look has its full rate (rule 2).
-    Those are most lanes of most nodes, so that the rest of the law is asked for the others alone.
     """
     frame = framed(
         ledger,
@@ -152,15 +149,40 @@ def judge(  # noqa: PLR0913 - a verdict has this many inputs, each a fact of its
         line_rate_bytes_per_second=line_rate_bytes_per_second,
         kept=kept,
     )
+    return judge_within(
+        frame,
+        ledger,
+        held_ceiling_bytes_per_second=held_ceiling_bytes_per_second,
+        horizon_seconds=next_look_seconds + look_margin_seconds,
+        frozen=frozen,
+        enforcing=enforcing,
+    )
+
+
+def judge_within(
+    frame: Frame,
+    ledger: Ledger,
+    *,
+    held_ceiling_bytes_per_second: I8,
+    horizon_seconds: float | F8,
+    frozen: bool | B1,
+    enforcing: bool,
+) -> Verdicts:
+    """Return the verdict of each enrolled lane, where it is known already what the tariffs come to.
+
+    A lane that can reach neither its threshold nor its period's end before the next look has its full rate (rule 2).
+    Those are most lanes of most nodes, so that the rest of the law is asked for the others alone.
+    """
+    tariffs, terms = frame.tariffs, frame.terms
     full = tariffs.full_bytes_per_second
-    horizon = np.broadcast_to(next_look_seconds + look_margin_seconds, full.shape)
     used, remaining = ledger.accounts.used_bytes[: len(tariffs)], _remaining_seconds(ledger)
-    far = ((frame.threshold - used) / full >= np.maximum(horizon, SOON_SECONDS)) & (remaining >= horizon)
-    rows = np.flatnonzero(~far)
-    ceiling, reason = full.copy(), np.full(len(full), Reason.WITHIN, np.int8)
+    away = (frame.threshold - used) / terms.full >= np.maximum(horizon_seconds, SOON_SECONDS)
+    rows = np.flatnonzero(~(away & (remaining >= horizon_seconds)))
+    ceiling, reason = full.copy(), np.full(len(full), Reason.WITHIN.value, np.int8)
     if len(rows):
-        case = _Case(rows, full[rows], used[rows], remaining[rows], frame.terms.take(rows))
-        ceiling[rows], reason[rows] = _ruled(case, frame, horizon[rows])
+        case = _Case(rows, full[rows], used[rows], remaining[rows], terms.take(rows))
+        horizon = horizon_seconds[rows] if isinstance(horizon_seconds, np.ndarray) else horizon_seconds
+        ceiling[rows], reason[rows] = _ruled(case, frame, horizon)
     found = Steered(ceiling, ceiling, reason, _capped(ceiling, reason, tariffs))
     if not (frame.plain and enforcing) or (frozen is not False and np.any(frozen)):
         found = steered(tariffs, ceiling, reason, held_ceiling_bytes_per_second, frozen=frozen, enforcing=enforcing)
@@ -232,7 +254,7 @@ def framed(
     return Frame(tariffs, parents, span, guarantee, allowance, threshold, floor, terms, next_terms, plain, ratio)
 
 
-def _ruled(case: _Case, frame: Frame, horizon_seconds: F8) -> tuple[I8, Reasons]:
+def _ruled(case: _Case, frame: Frame, horizon_seconds: float | F8) -> tuple[I8, Reasons]:
     """Return the ceilings and reasons of the law alone."""
     rows, allowance, threshold = case.rows, frame.allowance[case.rows], frame.threshold[case.rows]
     rate = _pace(case.terms, case.used, case.remaining_seconds, horizon_seconds)
@@ -438,15 +460,15 @@ def _ceiling(rate: F8, floor: I8, full: I8) -> I8:
 def reason_of(used: I8, allowance: I8, threshold: I8, lowered: B1) -> Reasons:
     """Say which rule spoke; a lane without an allowance is always within it."""
     below = (used < threshold) | (allowance >= UNLIMITED)
-    above = np.where(used >= allowance, Reason.OVER_ALLOWANCE, Reason.OVER_THRESHOLD)
-    return np.where(below, np.where(lowered, Reason.PACED, Reason.WITHIN), above).astype(np.int8)
+    above = np.where(used >= allowance, Reason.OVER_ALLOWANCE.value, Reason.OVER_THRESHOLD.value)
+    return np.where(below, np.where(lowered, Reason.PACED.value, Reason.WITHIN.value), above).astype(np.int8)
 
 
 def _lowered_by_hand(tariffs: Tariffs, ceiling: I8, reason: Reasons) -> tuple[I8, Reasons]:
     """Rule 8: a cap by hand where it is lower than the law."""
     cap = np.maximum(tariffs.hand_cap_bytes_per_second, 1)
     binds = cap < ceiling
-    return np.where(binds, cap, ceiling), np.where(binds, Reason.CAPPED_BY_HAND, reason).astype(np.int8)
+    return np.where(binds, cap, ceiling), np.where(binds, Reason.CAPPED_BY_HAND.value, reason).astype(np.int8)
 
 
 def _switched(
@@ -459,14 +481,15 @@ def _switched(
 ) -> tuple[I8, Reasons]:
     """Rules 8 and 9: frozen before off before released before the law."""
     full = tariffs.full_bytes_per_second
-    reason = np.where(tariffs.off, Reason.OFF, np.where(tariffs.released, Reason.RELEASED, reason))
+    reason = np.where(tariffs.off, Reason.OFF.value, np.where(tariffs.released, Reason.RELEASED.value, reason))
     ceiling = np.where(tariffs.off | tariffs.released, full, ceiling)
-    return np.where(frozen, held, ceiling), np.where(frozen, Reason.FROZEN, reason).astype(np.int8)
+    return np.where(frozen, held, ceiling), np.where(frozen, Reason.FROZEN.value, reason).astype(np.int8)
 
 
 def _capped(ceiling: I8, reason: Reasons, tariffs: Tariffs) -> B1:
     """Say where the account is why a lane has less than its full rate; pacing and the hand are other causes."""
-    over: B1 = (reason == Reason.OVER_THRESHOLD) | (reason == Reason.OVER_ALLOWANCE) | (reason == Reason.ON_LADDER)
+    over: B1 = (reason == Reason.OVER_THRESHOLD.value) | (reason == Reason.OVER_ALLOWANCE.value)
+    over |= reason == Reason.ON_LADDER.value
     return over & (ceiling < tariffs.full_bytes_per_second)
 
 

@@ -43,7 +43,7 @@ class AdoptedDevice(Device):
             refused = self._guard()
             outcome = np.full(count, refused or errno.EOPNOTSUPP, np.int32)
             enforced = np.zeros(count, np.int64)
-            rows = np.flatnonzero(changes.act == Act.CHANGE)
+            rows = np.flatnonzero(changes.act == Act.CHANGE.value)
             if not refused and len(rows):
                 self._set_ceilings(changes, rows, outcome)
                 self._read_back(changes.classes.handle[rows], rows, enforced)

@@ -190,7 +190,7 @@ class Device:
     def _find(self) -> int:
         self._listener.link_came, self._missing = False, False
         try:
-            return socket.if_nametoindex(self.name)
+            return self._requests.ifindex_of(self.name)
         except OSError as error:
             self._missing = True
             raise KernelUnreadable(f"device {self.name} is not there") from error
@@ -357,7 +357,7 @@ class Device:
                 self._fit_leaves(changes, rows, leaves)
             self._send(changes.classes, rows, act, outcome, enforced)
         if not enforced.all():
-            unread = np.flatnonzero((enforced == 0) & (changes.act != Act.REMOVE))
+            unread = np.flatnonzero((enforced == 0) & (changes.act != Act.REMOVE.value))
             self._read_back(changes.classes.handle[unread], unread, enforced)
 
     def _send(self, classes: Classes, rows: I8, act: Act, outcome: NDArray[np.int32], enforced: I8) -> None:
@@ -408,8 +408,10 @@ class Device:
             refused = self._send_leaves(classes, rows[unfit], leaf[unfit].tolist(), 0)
             # One that somebody else made, or we with another kernel, is of another kind, and is replaced.
             strange = rows[unfit][refused != 0]
-            _, leaves[strange] = self._add_leaves(classes, strange, wire.NLM_F_REPLACE)
-        _, leaves[missing] = self._add_leaves(classes, missing, wire.NLM_F_EXCL)
+            if len(strange):
+                _, leaves[strange] = self._add_leaves(classes, strange, wire.NLM_F_REPLACE)
+        if len(missing):
+            _, leaves[missing] = self._add_leaves(classes, missing, wire.NLM_F_EXCL)
 
     def _add_leaves(self, classes: Classes, rows: I8, flags: int) -> tuple[NDArray[np.int32], I8]:
         """Give classes a queue with a handle that no class has had before: it tells this life from the next one.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -24,6 +25,8 @@ _NETLINK_ADD_MEMBERSHIP, _NETLINK_CAP_ACK = 1, 10  # linux/netlink.h
 _RTNLGRP_LINK, _RTNLGRP_TC = 1, 4  # linux/rtnetlink.h
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
 _LOAD_WORD, _LOAD_HALF, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x28, 0x15, 0x06  # linux/filter.h
+_SIOCGIFINDEX, _NAME_BYTES = 0x8933, 16  # linux/sockios.h, linux/if.h
+_IFREQ = struct.Struct("=16si20x")  # ifr_name, ifr_ifindex
 _FILTER_STEP = struct.Struct("=HBBI")
 _REPLY_BYTES = 1024  # what one small reply takes of the receive buffer, with the kernel's own book-keeping
 _REQUEST_BUFFER_BYTES = 4 << 20
@@ -58,6 +61,17 @@ class Requests:
     def port(self) -> int:
         """The port that the kernel's notifications name as the one who asked."""
         return int(self._port)
+
+    def ifindex_of(self, name: str) -> int:
+        """Return the index of a device, in the socket's namespace; OSError where it is not there.
+
+        What socket.if_nametoindex does, which opens a socket of its own for each question.
+        """
+        encoded = name.encode()
+        if len(encoded) >= _NAME_BYTES:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        answer = fcntl.ioctl(self._socket, _SIOCGIFINDEX, _IFREQ.pack(encoded, 0))
+        return int(_IFREQ.unpack(answer)[1])
 
     def reserve(self, count: int) -> int:
         """Return the first of `count` sequence numbers."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import is_, itemgetter
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,15 @@ class _Standing:
     highest: I8  # ceiling of each lane
 
 
+class _Rates(NamedTuple):
+    """What the guarantees come to, which are the very same for as long as the tariffs are."""
+
+    guarantee: I8  # of each lane
+    standing: _Standing
+    rate: I8  # trunk, then lanes, as is the next
+    burst_ns: I8
+
+
 @dataclass(frozen=True, slots=True)
 class ManagedTree:
     """The tree of one device that bwexporter builds itself. Tariffs and verdicts are those of this device's lanes.
@@ -65,6 +74,7 @@ class ManagedTree:
     default_bytes_per_second: int  # highest ceiling of the unclassified traffic
     gso_max_bytes: int
     _kept: list[_Standing] = field(default_factory=list, init=False, repr=False, compare=False)  # of the last tariffs
+    _kept_rates: list[_Rates] = field(default_factory=list, init=False, repr=False, compare=False)  # of the last wanted
 
     def handles(self, tariffs: Tariffs) -> I8:
         """Return the class of each lane, in the order of the tariffs."""
@@ -86,13 +96,20 @@ class ManagedTree:
     def wanted(self, tariffs: Tariffs, verdicts: Verdicts) -> Classes:
         """Return the trunk, then one class a lane in the order of the tariffs."""
         kept = self._standing(tariffs)
-        lane_rate = np.maximum(verdicts.guarantee_bytes_per_second, 1)
+        rates = self._rates(verdicts.guarantee_bytes_per_second, kept)
         lane_ceiling = np.minimum(verdicts.asked_ceiling_bytes_per_second, kept.highest)
-        rate = np.concatenate([kept.trunk.rate_bytes_per_second, lane_rate])
         ceiling = np.concatenate([kept.trunk.ceiling_bytes_per_second, lane_ceiling])
         return Classes(
-            kept.handle, kept.parent, rate, ceiling, kept.quantum, burst_ns(rate), burst_ns(ceiling), kept.leaf
+            kept.handle, kept.parent, rates.rate, ceiling, kept.quantum, rates.burst_ns, burst_ns(ceiling), kept.leaf
         )
+
+    def _rates(self, guarantee: I8, standing: _Standing) -> _Rates:
+        """Return the rates of all classes, anew only where the guarantees or the tariffs are not the last ones."""
+        last = self._kept_rates[0] if self._kept_rates else None
+        if last is None or last.guarantee is not guarantee or last.standing is not standing:
+            rate = np.concatenate([standing.trunk.rate_bytes_per_second, np.maximum(guarantee, 1)])
+            self._kept_rates[:] = [_Rates(guarantee, standing, rate, burst_ns(rate))]
+        return self._kept_rates[0]
 
     def _trunk(self) -> Classes:
         """Make the inner classes. The rates below 1:1 never sum to more than the line."""

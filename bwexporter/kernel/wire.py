@@ -72,6 +72,7 @@ LEAF_KINDS = ("fq_codel", "pfifo")
 
 _PFIFO = struct.Struct("=HH8sHHI")  # the kind, tc_fifo_qopt
 _FQ_CODEL = struct.Struct("=HH12sHH")  # the kind, the head of its options
+_FQ_CODEL_NUMBERS = struct.Struct("=HHIHHIHHI")  # target, interval, limit
 _NUMBER = struct.Struct("=HHI")
 _TCA_FQ_CODEL_TARGET, _TCA_FQ_CODEL_LIMIT, _TCA_FQ_CODEL_INTERVAL, _TCA_FQ_CODEL_FLOWS = 1, 2, 3, 5
 _LEAF_FLOWS = 64  # the usual 1024 would take 64 KiB for each of thousands of queues
@@ -110,6 +111,7 @@ class Shape:
     header_at: I8  # the message's length, the kind, and the header of every attribute
     header: NDArray[np.uint32]
     words_at: I8  # the field of each row of the block, then the upper halves of those that have 64 bits
+    read_at: I8  # both, these first: so they are read in one go
     wide: tuple[int, ...]  # rows of the block that have 64 bits
     single_header: struct.Struct  # the same header, where one message is read by itself
     single_header_words: tuple[int, ...]
@@ -159,9 +161,8 @@ def decode_block(arena: Buffer, used_bytes: int, known: list[Shape]) -> I8:
 def columns(block: I8) -> tuple[Classes, Counts, I8]:
     """Turn a block, which is used up, into settings, counts and backlog_bytes, in our units."""
     handle, parent, leaf, level, rate, ceiling, quantum, burst, ceiling_burst, *counted = block
-    below_root = parent == TC_H_ROOT
-    parent[below_root] = handle[below_root] & 0xFFFF0000
-    quantum[level > 0] = INNER_QUANTUM_BYTES
+    np.copyto(parent, handle & 0xFFFF0000, where=parent == TC_H_ROOT)
+    np.copyto(quantum, INNER_QUANTUM_BYTES, where=level > 0)
     block[_BURST : _CEILING_BURST + 1] *= TICK_NS
     sent_bytes, sent_packets, dropped, overlimits, backlog_bytes = counted
     classes = Classes(handle, parent, rate, ceiling, quantum, burst, ceiling_burst, leaf)
@@ -342,13 +343,12 @@ def _leaf_options(kind: str, limit: int, ceiling: int, *, made: bool) -> bytes:
         return _PFIFO.pack(10, _TCA_KIND, b"pfifo\0\0\0", 8, _TCA_OPTIONS, limit)
     # CoDel's target is at least the time of one and a half packets at the ceiling, its interval ten times that.
     target_us = min(max(5_000, 3 * _PACKET_BYTES * 500_000 // max(ceiling, 1)), _LONGEST_TARGET_US)
-    numbers = {
-        _TCA_FQ_CODEL_TARGET: target_us,
-        _TCA_FQ_CODEL_INTERVAL: max(100_000, 10 * target_us),
-        _TCA_FQ_CODEL_LIMIT: limit,
-        **({_TCA_FQ_CODEL_FLOWS: _LEAF_FLOWS} if made else {}),
-    }
-    options = b"".join(_NUMBER.pack(8, attribute, number) for attribute, number in numbers.items())
+    options = _FQ_CODEL_NUMBERS.pack(
+        8, _TCA_FQ_CODEL_TARGET, target_us, 8, _TCA_FQ_CODEL_INTERVAL, max(100_000, 10 * target_us),
+        8, _TCA_FQ_CODEL_LIMIT, limit,
+    )  # fmt: skip
+    if made:
+        options += _NUMBER.pack(8, _TCA_FQ_CODEL_FLOWS, _LEAF_FLOWS)
     return _FQ_CODEL.pack(13, _TCA_KIND, b"fq_codel\0\0\0\0", 4 + len(options), _TCA_OPTIONS) + options
 
 
@@ -375,25 +375,26 @@ def _words(arena: Buffer, used_bytes: int) -> NDArray[np.uint32]:
 
 
 def _uniform(words: NDArray[np.uint32], known: list[Shape]) -> tuple[NDArray[np.uint32], Shape] | None:
-    """Return messages as a matrix, one a row, with the shape that all of them have; None where there is none."""
+    """Return the fields of messages, a row a field, with the shape that all of them have; None where there is none."""
     for shape in known or [_remember(known, words, 0)]:
         if len(words) % shape.words == 0:
-            matrix = words.reshape(-1, shape.words)
-            if (matrix.take(shape.header_at, axis=1) == shape.header).all():
-                return matrix, shape
+            read = words.reshape(-1, shape.words).T[shape.read_at]
+            fields = len(shape.words_at)
+            if (read[fields:] == shape.header[:, None]).all():
+                return read[:fields], shape
     return None
 
 
-def _field(matrix: NDArray[np.uint32], shape: Shape, row: int) -> I8:
+def _field(fields: NDArray[np.uint32], shape: Shape, row: int) -> I8:
     """Return one row of the block."""
-    field: I8 = matrix[:, shape.words_at[row]].astype(np.int64)
+    field: I8 = fields[row].astype(np.int64)
     if row in shape.wide:
-        field |= matrix[:, shape.words_at[_BACKLOG + 1 + shape.wide.index(row)]].astype(np.int64) << 32
+        field |= fields[_BACKLOG + 1 + shape.wide.index(row)].astype(np.int64) << 32
     return field
 
 
-def _block(matrix: NDArray[np.uint32], shape: Shape) -> I8:
-    block = matrix.T[shape.words_at].astype(np.int64)
+def _block(fields: NDArray[np.uint32], shape: Shape) -> I8:
+    block = fields.astype(np.int64)
     for upper, row in enumerate(shape.wide, _BACKLOG + 1):
         block[row] |= block[upper] << 32
     return block[: _BACKLOG + 1]
@@ -419,7 +420,7 @@ def _mixed(arena: Buffer, words: NDArray[np.uint32], shapes: list[Shape]) -> I8:
         rows = left[lengths[left] == shape.words]
         matrix = words[starts[rows][:, None] + np.arange(shape.words)]
         fits = _fits(matrix, shape)
-        block[:, rows[fits]] = _block(matrix[fits], shape)
+        block[:, rows[fits]] = _block(matrix[fits].T[shape.words_at], shape)
         left = np.setdiff1d(left, rows[fits], assume_unique=True)
     return block
 
@@ -477,11 +478,13 @@ def _shape(raw: bytes) -> Shape:
     low, high = (0, 4) if sys.byteorder == "little" else (4, 0)
     wide = [row for row, (_, size) in fields.items() if size == 8]
     lower = [at + low * (size == 8) for _, (at, size) in sorted(fields.items())]
+    words_at = np.array(lower + [fields[row][0] + high for row in wide], np.int64) // 4
     return Shape(
         words=len(raw) // 4,
         header_at=header_at,
         header=np.frombuffer(raw, np.uint32)[header_at],
-        words_at=np.array(lower + [fields[row][0] + high for row in wide], np.int64) // 4,
+        words_at=words_at,
+        read_at=np.concatenate([words_at, header_at]),
         wide=tuple(wide),
         single_header=single_header,
         single_header_words=single_header.unpack(raw),

@@ -84,7 +84,7 @@ class Instruments(Collector):
             return
         changes, refusals = report.changes, report.outcomes.errno
         applied = refusals == 0
-        orphans = changes.stranger & (changes.act == Act.REMOVE)
+        orphans = changes.stranger & (changes.act == Act.REMOVE.value)
         self._changes.labels(report.device).inc(len(changes) + changes.build_tree)
         self._drift_repairs.labels(report.device).inc(int(np.count_nonzero(changes.drift & applied)))
         self._orphans_removed.labels(report.device).inc(int(np.count_nonzero(orphans & applied)))
