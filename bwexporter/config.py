@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -56,8 +56,9 @@ from bwexporter.written import (
     Written,
     as_form,
     check,
+    close_to,
 )
-from bwexporter.yamlfile import Document, KeyPath, Step, load_yaml
+from bwexporter.yamlfile import Document, KeyPath, Step, load_yaml, read_content, survey_yaml
 
 _LISTEN = forms.text(
     r"(?:\S*:[0-9]{1,5}|unix:/.+)", "host:port, [::1]:port, :port for every address, or unix:/path.", "127.0.0.1:10099"
@@ -277,39 +278,67 @@ def load_config(path: Path) -> Config:
 
 def read_config(document: Document, path: Path) -> Config:
     """Check a document that was read from `path`, which relative paths in it count from; ConfigError."""
-    keys, problems = _checked(document)
-    if problems or keys is None:
-        raise ConfigError(problems)
+    keys, faults = _checked(document)
+    if faults or keys is None:
+        problems = [document.problem(fault.path, fault.text) for fault in faults]
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line))
     return _completed(keys, document, path)
 
 
-def survey_config(path: Path) -> tuple[Config | None, tuple[Problem, ...]]:
-    """Return what the file says with every faulty key at its default, and every problem of it.
+RATES = "rates"
+"""What is in doubt where a device is known but for its rates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the file says with every faulty key at its default, and every problem of it.
 
     Such a Config is for looking at the files that it names and may be without devices; it is None where nothing can be
     made of the file. Where `slices` is faulty it names no source, for what is left of them is not what was meant.
+    What `doubtful` names, top keys or RATES, is not what was meant either.
     """
+
+    config: Config | None
+    problems: tuple[Problem, ...]
+    doubtful: frozenset[str] = frozenset()
+
+
+def survey_config(path: Path) -> Survey:
+    """Look at a file, whatever is wrong with it: as YAML, or with its keys."""
     try:
-        document = load_yaml(path)
+        found = survey_yaml(read_content(path), file=str(path))
     except ConfigError as error:
-        return None, error.problems
-    keys, problems = _checked(document)
-    if keys is None:
-        return None, tuple(problems)
-    if any(re.match(r"slices\b", problem.key) for problem in problems):
+        return Survey(None, error.problems)
+    if found.document is None:
+        return Survey(None, found.problems)
+    keys, faults = _checked(found.document, found.doubtful)
+    doubtful = found.doubtful.union(*(_in_doubt(fault.path) for fault in faults))
+    broken = {problem.line for problem in found.problems}  # what else is wrong there is guesswork
+    of_keys = (found.document.problem(fault.path, fault.text) for fault in faults)
+    problems = sorted([*found.problems, *(one for one in of_keys if one.line not in broken)], key=lambda one: one.line)
+    if keys is not None and "slices" in doubtful:
         keys = keys.model_copy(update={"slices": ()})
-    return _completed(keys, document, path), tuple(problems)
+    return Survey(_completed(keys, found.document, path) if keys else None, tuple(problems), doubtful)
 
 
-def _checked(document: Document) -> tuple[_Keys | None, list[Problem]]:
-    """Return the keys, faulty ones at their defaults, and every problem in the order of lines."""
+def _in_doubt(path: KeyPath) -> set[str]:
+    """Return what a fault puts in doubt; of a key that is not known the one that may have been meant."""
+    if len(path) == 3 and path[0] == "devices" and path[2] in {"cap", "line_rate", "default"}:
+        return {RATES}
+    return {str(path[0]), *close_to(str(path[0]), _Keys.model_fields)} if path else set(_Keys.model_fields)
+
+
+def _checked(document: Document, doubtful: Collection[str] = ()) -> tuple[_Keys | None, list[Fault]]:
+    """Return the keys, faulty ones at their defaults, and every fault."""
     if document.data is None:
-        return None, [Problem(document.file, 0, "", "is empty; it needs at least a device")]
+        return None, [Fault((), "is empty; it needs at least a device")]
     keys, faults = check(_Keys, document.data)
     if keys is not None:
-        faults += _contradictions(keys, faulty={fault.path[0] for fault in faults if fault.path})
-    problems = [document.problem(fault.path, fault.text) for fault in faults]
-    return keys, sorted(problems, key=lambda problem: problem.line)
+        faulty = {fault.path[0] for fault in faults if fault.path} | set(doubtful)
+        faults += [
+            one for one in _contradictions(keys, faulty=faulty) if one.path[0] not in {"period", *doubtful} & faulty
+        ]
+    return keys, faults
 
 
 def _completed(keys: _Keys, document: Document, path: Path) -> Config:

@@ -137,9 +137,14 @@ def _say(model: type[Written], detail: ErrorDetails, path: KeyPath) -> str:
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """Say that a key is not known, and which one may have been meant."""
     words = sorted(known)
-    close = difflib.get_close_matches(key.lower(), words, n=1)
+    close = close_to(key, words)
     hint = f'did you mean "{close[0]}"?' if close else f"the keys here are {', '.join(words)}"
     return f"{shown(key)} is not a key here; {hint}"
+
+
+def close_to(key: str, known: Iterable[str]) -> list[str]:
+    """Return the known key that may have been meant by one that is not known, if there is such a one."""
+    return difflib.get_close_matches(key.lower(), sorted(known), n=1)
 
 
 def _keys_at(model: type[Written], path: KeyPath) -> list[str]:

@@ -22,6 +22,8 @@ from bwexporter.regular import open_regular
 LARGEST_FILE_BYTES = 16 * 1024 * 1024
 MOST_VALUES = 2_000_000
 DEEPEST = 32
+MOST_PARTS = 100
+"""Top keys up to which a file that is not YAML as a whole is read key by key."""
 
 Step = str | int
 KeyPath = tuple[Step, ...]
@@ -37,6 +39,8 @@ _WORDS: Mapping[str, object] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
+_TOP_KEY = re.compile(rb"^([A-Za-z_][A-Za-z0-9_-]*)[ \t]*:(?=\s|$)", re.MULTILINE)
+_ANCHORED = re.compile(rb"(?:^|[\s\[{,:-])[&*][^\s]", re.MULTILINE)
 _MAY_BE_NO_TEXT = frozenset("0123456789+-.~ntfNTF")
 _PLAIN_TAGS = {"!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 # libyaml reads some ten times as fast; PyYAML may have been built without it.
@@ -87,6 +91,59 @@ def read_content(path: Path) -> bytes:
 
 def parse_yaml(content: bytes, *, file: str) -> Document:
     """Read the content of a file; `file` is the name that problems are given. ConfigError as in `load_yaml`."""
+    _refuse_unreadable(content, file)
+    found = _built(content, file)
+    if found.problems or found.document is None:
+        raise ConfigError(found.problems)
+    return found.document
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What can be made of a file, and all that is wrong with it as YAML.
+
+    The document is None where nothing can be made of it. Of the top keys in `doubtful` it may lack a part, or all.
+    """
+
+    document: Document | None
+    problems: tuple[Problem, ...]
+    doubtful: frozenset[str] = frozenset()
+
+
+def survey_yaml(content: bytes, *, file: str) -> Survey:
+    """Return what can be read of a file that may be no good YAML; ConfigError where it cannot be read as text.
+
+    Where a fault is such that nothing after it can be read, each top key is read by itself, so that it costs its own
+    key alone. Anchors and aliases may reach from one key to another: with any of these the file is not taken apart.
+    """
+    _refuse_unreadable(content, file)
+    found, parts = _built(content, file), list(_TOP_KEY.finditer(content))
+    if found.document is not None or not 1 < len(parts) <= MOST_PARTS or _ANCHORED.search(content):
+        return found
+    ends = [*(part.start() for part in parts[1:]), len(content)]
+    before = content[: parts[0].start()]
+    lines: dict[int, Mapping[Step, int]] = {}
+    of_keys: dict[Step, int] = {}
+    data: dict[str, object] = {}
+    problems, doubtful = [*_built(before, file).problems], set[str]()
+    for part, end in zip(parts, ends, strict=True):
+        key, line = part[1].decode(), content.count(b"\n", 0, part.start())
+        of_part = _built(content[part.start() : end], file, lines_before=line)
+        problems += of_part.problems
+        doubtful |= {key} if of_part.problems else set()
+        one = of_part.document
+        if key in of_keys:
+            problems.append(_twice(file, line + 1, key, of_keys[key]))
+            doubtful.add(key)
+        elif one is not None and isinstance(one.data, dict) and key in one.data:
+            data[key] = one.data[key]
+            lines |= one.lines
+        of_keys.setdefault(key, line + 1)
+    whole = Document(file, data, {**lines, id(data): of_keys})
+    return Survey(whole, tuple(problems), frozenset(doubtful))
+
+
+def _refuse_unreadable(content: bytes, file: str) -> None:
     if len(content) > LARGEST_FILE_BYTES:
         raise ConfigError([Problem(file, 0, "", f"is larger than {LARGEST_FILE_BYTES >> 20} MiB")])
     try:
@@ -94,18 +151,22 @@ def parse_yaml(content: bytes, *, file: str) -> Document:
     except UnicodeDecodeError as trouble:
         line = content.count(b"\n", 0, trouble.start) + 1
         raise ConfigError([Problem(file, line, "", "is not UTF-8 text")]) from trouble
-    builder = _Builder(file)
+
+
+def _built(content: bytes, file: str, *, lines_before: int = 0) -> Survey:
+    """Return what can be read in one go: nothing where a fault is such that it cannot be read to its end."""
+    builder = _Builder(file, lines_before)
     parser = _Parser(content)
     try:
         while not isinstance(event := parser.get_event(), yaml.StreamEndEvent):
             builder.feed(event)
     except yaml.YAMLError as trouble:
-        raise ConfigError([*builder.problems, _syntax_problem(trouble, content, file)]) from trouble
+        return Survey(None, (*builder.problems, _syntax_problem(trouble, content, file, lines_before)))
+    except ConfigError as fatal:
+        return Survey(None, fatal.problems)
     finally:
         parser.dispose()
-    if builder.problems:
-        raise ConfigError(builder.problems)
-    return Document(file, builder.root, builder.lines)
+    return Survey(Document(file, builder.root, builder.lines), tuple(builder.problems), frozenset(builder.doubtful))
 
 
 def key_of(path: KeyPath) -> str:
@@ -117,14 +178,21 @@ def key_of(path: KeyPath) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
-def _syntax_problem(trouble: yaml.YAMLError, content: bytes, file: str) -> Problem:
+def _syntax_problem(trouble: yaml.YAMLError, content: bytes, file: str, lines_before: int) -> Problem:
     if isinstance(trouble, yaml.MarkedYAMLError):
         mark = trouble.problem_mark or trouble.context_mark
         context = f" ({trouble.context})" if trouble.context else ""
-        return Problem(file, mark.line + 1 if mark else 0, "", f"is not YAML here: {trouble.problem}{context}")
+        last = content.rstrip().count(b"\n")  # nobody finds a line after the end
+        line = lines_before + min(mark.line, last) + 1 if mark else 0
+        return Problem(file, line, "", f"is not YAML here: {trouble.problem}{context}")
     position = getattr(trouble, "position", 0) or 0
     reason = getattr(trouble, "reason", "unreadable")
-    return Problem(file, content.count(b"\n", 0, position) + 1, "", f"is not YAML here: {reason}")
+    line = lines_before + content.count(b"\n", 0, position) + 1
+    return Problem(file, line, "", f"is not YAML here: {reason}")
+
+
+def _twice(file: str, line: int, key: str, first_line: int) -> Problem:
+    return Problem(file, line, key, f"stands here and at line {first_line}; a key may stand once")
 
 
 @dataclass(slots=True)
@@ -145,8 +213,10 @@ class _Frame:
 class _Builder:
     """Builds plain data from the events of a YAML parser; remembers what is wrong and goes on while it can."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, lines_before: int = 0) -> None:
+        self._lines_before = lines_before
         self.problems: list[Problem] = []
+        self.doubtful: set[str] = set()  # the top keys at or below which they are
         self.root: object = None
         self.lines: dict[int, Mapping[Step, int]] = {}
         self._file = file
@@ -167,13 +237,13 @@ class _Builder:
         elif isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
             if self._documents > 1:
-                raise self._fatal(_line(event), "a second document begins here; there may be one only")
+                raise self._fatal(self._line(event), "a second document begins here; there may be one only")
 
     def _fatal(self, line: int, text: str) -> ConfigError:
         return ConfigError([*self.problems, Problem(self._file, line, "", text)])
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
-        line = _line(event)
+        line = self._line(event)
         frame = self._open[-1] if self._open else None
         plain = event.implicit[0]
         self._check_tag(event, line)
@@ -187,7 +257,7 @@ class _Builder:
         self._put(value, line, 1)
 
     def _start(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
-        line = _line(event)
+        line = self._line(event)
         frame = self._open[-1] if self._open else None
         if frame and frame.key is None and isinstance(frame.container, dict):
             raise self._fatal(line, "a key must be text")
@@ -209,7 +279,7 @@ class _Builder:
         self._put(frame.container, frame.line, frame.size)
 
     def _alias(self, event: yaml.AliasEvent) -> None:
-        line = _line(event)
+        line = self._line(event)
         if event.anchor not in self._anchors:
             raise self._fatal(line, f"*{event.anchor} stands for nothing; no &{event.anchor} comes before it")
         known = self._anchors[event.anchor]
@@ -237,8 +307,7 @@ class _Builder:
         if frame.merging:
             frame.merged.extend(value if isinstance(value, list) else [value])
         elif key in frame.container:
-            text = f"stands here and at line {frame.lines[key]}; a key may stand once"
-            self.problems.append(Problem(self._file, frame.key_line, key, text))
+            self._note(_twice(self._file, frame.key_line, key, frame.lines[key]), key)
         else:
             frame.container[key] = value
             frame.lines[key] = frame.key_line
@@ -254,11 +323,16 @@ class _Builder:
 
     def _check_tag(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent, line: int) -> None:
         if event.tag is not None and event.tag not in _PLAIN_TAGS:
-            self.problems.append(Problem(self._file, line, "", f"the tag {event.tag} is not known here; leave it out"))
+            self._note(Problem(self._file, line, "", f"the tag {event.tag} is not known here; leave it out"))
 
+    def _note(self, problem: Problem, key: str = "") -> None:
+        """Note a problem at a key of the mapping that is open; the mapping itself has a key where it is not the top."""
+        self.problems.append(problem)
+        top = self._open[0].key if self._open else None
+        self.doubtful |= {top or key}
 
-def _line(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 0
+    def _line(self, event: yaml.Event) -> int:
+        return self._lines_before + event.start_mark.line + 1 if event.start_mark else 0
 
 
 def _resolve(text: str) -> object:

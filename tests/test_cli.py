@@ -192,6 +192,73 @@ class TestCheck:
         assert "bwexporter.yml:7: slices[0].fiel: " in done.out
         assert "override" not in done.out
 
+    def test_a_fault_of_yaml_hides_nothing_that_can_be_told(self, bwexporter: Bwexporter, config: Path) -> None:
+        """A bracket that is never closed costs its key alone: all others are checked, and what they name."""
+        with (config.parent / "slices.yml").open("a") as slices:
+            slices.write("  - {name: cyd, normal: {allowance: 5}}\n  - {name: dan, devices: [eth7]}\n")
+        text = config.read_text()
+        config.write_text(f"interval: 10\nweb: {{listen: [\n{text}apmon: {{every: 1}}\ncontrol: }}\n")
+        done = bwexporter("check", str(config))
+        last = text.count("\n") + 3
+        assert done.code == 2
+        for place in (
+            "bwexporter.yml:1: interval: ",
+            "bwexporter.yml:2: is not YAML here: ",
+            f"bwexporter.yml:{last}: apmon.every: ",
+            f"bwexporter.yml:{last + 1}: is not YAML here: ",
+            "slices.yml:4: slices[2].normal.allowance: ",
+            "slices.yml:5: devices[0]: dan: eth7 is not a device of the configuration; it has eth0",
+        ):
+            assert place in done.out
+        assert done.out.endswith("7 problems; nothing was changed\n")
+
+    def test_a_key_that_stands_twice_hides_nothing_either(self, bwexporter: Bwexporter, config: Path) -> None:
+        """In both files; what depends on which of the two is meant is not guessed at."""
+        (config.parent / "slices.yml").write_text(
+            "slices:\n"
+            "  - {name: ann, normal: {full: 5mbit}, normal: {full: 6mbit}}\n"
+            "  - {name: bob, normal: {allowance: 5, threshold: 900GB}, devices: [eth7]}\n"
+        )
+        config.write_text(f"{config.read_text()}devices:\n  - {{name: eth7, cap: 5}}\nnode: 5\n")
+        done = bwexporter("check", str(config))
+        assert done.code == 2
+        for place in (
+            ": devices: stands here and at line ",
+            ": node: ",
+            "slices.yml:2: normal: stands here and at line 2",
+            "slices.yml:3: slices[1].normal.allowance: ",
+        ):
+            assert place in done.out
+        assert "eth7 is not a device" not in done.out
+
+    @pytest.mark.parametrize(
+        ("fault", "told"),
+        [
+            ("interval: 10", {"device", "threshold", "loan"}),
+            ("nonsense: 1", {"device", "threshold", "loan"}),
+            ("exempt: {prefixes: [x]}", {"device", "threshold"}),
+            ("defautls: {normal: {allowance: 900GB}}", {"device"}),
+            ("devcies: [{name: eth7}]", {"threshold"}),
+        ],
+    )
+    def test_what_contradicts_the_slices_is_told_as_far_as_it_is_meant(
+        self, bwexporter: Bwexporter, config: Path, fault: str, told: set[str]
+    ) -> None:
+        """Beside a fault of the configuration that has no bearing on it."""
+        (config.parent / "slices.yml").write_text(
+            "slices:\n"
+            "  - {name: ann, devices: [eth7]}\n"
+            "  - {name: bob, normal: {threshold: 900GB}}\n"
+            "  - {name: cyd, loans: [{to: bob, normal: {full: 900gbit}}]}\n"
+        )
+        config.write_text(f"{config.read_text()}{fault}\n")
+        words = {"device": "eth7 is not a device", "threshold": "is more than the default", "loan": "is refused"}
+
+        done = bwexporter("check", str(config))
+
+        assert done.code == 2
+        assert {name for name, said in words.items() if said in done.out} == told
+
     @pytest.mark.parametrize("folder", ["/", "."])
     def test_a_state_that_is_a_folder_is_named(self, bwexporter: Bwexporter, config: Path, folder: str) -> None:
         """What lies beside the state file has its name from it."""

@@ -107,7 +107,7 @@ BAD = [
     ("listen_port", 4, "web.listen[0]", "host:port"),
     ("no_mapping", 1, "", "must be a mapping"),
     ("empty", 0, "", "is empty"),
-    ("syntax", 3, "", "is not YAML here"),
+    ("syntax", 2, "", "is not YAML here"),
     ("tab", 2, "", "is not YAML here"),
     ("duplicate_key", 3, "node", "stands here and at line 1"),
     ("tag", 2, "", "is not known here"),

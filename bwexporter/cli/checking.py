@@ -18,10 +18,10 @@ import click
 from rich.console import Console
 
 from bwexporter.apmon.sources import check_file
-from bwexporter.cli.files import problems_of_slices, roll_of
+from bwexporter.cli.files import problems_hidden_in_files, problems_of_slices, roll_of
 from bwexporter.cli.options import CONFIG, as_json_option, ask_option
 from bwexporter.cli.users import control_group_id
-from bwexporter.config import Config, survey_config
+from bwexporter.config import RATES, Config, survey_config
 from bwexporter.core.report import SourceStatus
 from bwexporter.errors import BwexporterError, ConfigError, Problem
 from bwexporter.metrics import check_labels, check_names
@@ -29,6 +29,9 @@ from bwexporter.pushes import ApmonKeys
 from bwexporter.slices.secrets import problems_of_files
 from bwexporter.sources import FileAt
 from bwexporter.web.webconfig import WebFile
+
+_OF_A_ROLL = frozenset({"devices", RATES, "defaults", "period", "exempt", "slices"})
+"""Of the configuration, what decides what a slice may send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,9 @@ def check(config_path: Path, *, ask: bool, as_json: bool) -> None:
     """Check a configuration and its slices: every problem at once, with file, line and key.
 
     Files of secrets and certificates are read as well, and all files also where the configuration has problems of its
-    own; servers are asked only with --ask, and of a good configuration. Touches nothing. Exit code 2
-    where the configuration cannot be used or a slice would lose a key; warnings alone
-    leave it at 0.
+    own: what it contradicts in them is said as far as it can be told. Servers are asked only with --ask, and of a good
+    configuration. Touches nothing. Exit code 2 where the configuration cannot be used or a slice would lose a key;
+    warnings alone leave it at 0.
     """
     found = _find(config_path, ask=ask)
     if as_json:
@@ -63,19 +66,21 @@ def check(config_path: Path, *, ask: bool, as_json: bool) -> None:
 
 
 def _find(config_path: Path, *, ask: bool) -> _Found:
-    config, problems = survey_config(config_path)
+    survey = survey_config(config_path)
+    config, problems = survey.config, survey.problems
     if config is None:
         return _Found(problems)
-    of_files = tuple(problems_of_files(config.sources))
+    problems = (*problems, *problems_of_files(config.sources))
     of_pushes, doubts = _of_pushes(config.apmon)
-    beside = (*of_pushes, *_of_web(config), *_of_control(config))
-    if problems:
-        return _Found((*problems, *of_files, *problems_of_slices(config), *beside))
-    roll = roll_of(config, ask=ask and not of_files)
+    hidden, beside = problems_hidden_in_files(config), (*of_pushes, *_of_web(config), *_of_control(config))
+    if survey.doubtful & _OF_A_ROLL:
+        return _Found((*problems, *problems_of_slices(config, survey.doubtful), *hidden, *beside))
+    asks = ask and not problems
+    roll = roll_of(config, ask=asks)
     files = {at.name for at in config.sources if isinstance(at, FileAt)}
     servers = tuple(status for status in roll.sources if status.name not in files)
-    problems, warnings = (*of_files, *roll.problems, *beside), (*roll.warnings, *doubts)
-    return _Found(problems, warnings, len(roll.info), servers, asked=ask)
+    problems, warnings = (*problems, *roll.problems, *hidden, *beside), (*roll.warnings, *doubts)
+    return _Found(problems, warnings, len(roll.info), servers, asked=asks)
 
 
 def _of_pushes(keys: ApmonKeys | None) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:

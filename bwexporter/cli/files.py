@@ -7,15 +7,21 @@ Turns a configuration into a roll without a device, a state file or a running pr
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 from bwexporter.cli.users import user_ids
-from bwexporter.config import Config, Device
+from bwexporter.config import Config, Device, Tree
 from bwexporter.core.lanes import DeviceFacts
-from bwexporter.errors import Problem
+from bwexporter.errors import ConfigError, Problem
 from bwexporter.kernel.addresses import addresses_of
 from bwexporter.roster import Roll, Roster
+from bwexporter.slices.adoption import adopted, misplaced_classes
 from bwexporter.slices.combining import combine
 from bwexporter.slices.gathering import Sources
+from bwexporter.slices.listing import read_listing
+from bwexporter.slices.tariffs import high_thresholds, unknown_devices
+from bwexporter.yamlfile import read_content, survey_yaml
 
 _USUAL_LINE_BYTES_PER_SECOND = 125_000_000
 
@@ -35,10 +41,31 @@ def roll_of(config: Config, *, ask: bool = False) -> Roll:
     return roster.call(anew=False)
 
 
-def problems_of_slices(config: Config) -> tuple[Problem, ...]:
-    """Return what is wrong with the slices by themselves, where no roll can be called with the configuration."""
+def problems_of_slices(config: Config, doubtful: Collection[str]) -> tuple[Problem, ...]:
+    """Return what is wrong with the slices, where no roll can be called with the configuration.
+
+    That is what is wrong with them by themselves, and beside what of the configuration is not doubtful.
+    """
     sources = Sources(config.state, time.time, user_ids, keeps=False)
-    return combine(sources.read(config.sources), {})[1]
+    records, problems = combine(sources.read(config.sources), {})
+    if "devices" not in doubtful:
+        problems = (*problems, *unknown_devices(config, records), *misplaced_classes(config, records))
+        existing = (device.name for device in config.devices if device.tree is Tree.EXISTING)
+        problems = (*problems, *(one for name in existing for one in adopted(config, records, name).problems))
+    if "defaults" not in doubtful:
+        problems = (*problems, *high_thresholds(config, records))
+    return problems
+
+
+def problems_hidden_in_files(config: Config) -> Iterator[Problem]:
+    """Find what is wrong with the records of files that are of no use as YAML, and so keep what they said before."""
+    for path in config.slice_files:
+        with suppress(ConfigError):
+            survey = survey_yaml(read_content(path), file=str(path))
+            if survey.problems and survey.document is not None:
+                broken = {problem.line for problem in survey.problems}
+                found = read_listing(survey.document).problems
+                yield from (problem for problem in found if problem.line not in broken)
 
 
 def _facts(device: Device) -> DeviceFacts:

@@ -77,7 +77,8 @@ def assemble(
         policies={at: row.terms.whole_policy for at, row in enumerate(rows) if row.terms.policy != LAW},
     )
     first = device == config.devices[0].name
-    return tariffs, tuple(rules), tuple(_problems(config, records)) if first else ()
+    problems = (*unknown_devices(config, records), *high_thresholds(config, records)) if first else ()
+    return tariffs, tuple(rules), problems
 
 
 def _column(values: Iterator[int] | Sequence[int]) -> I8:
@@ -121,14 +122,19 @@ def devices_of(record: SliceRecord, config: Config) -> tuple[str, ...]:
     return named or (known[0],)
 
 
-def _problems(config: Config, records: Sequence[SliceRecord]) -> Iterator[Problem]:
-    """Find what is wrong between a record and the configuration; the value of the configuration then holds."""
+def unknown_devices(config: Config, records: Sequence[SliceRecord]) -> Iterator[Problem]:
+    """Find devices that records name and the configuration does not; the slice is then on the others, or the first."""
     known = {device.name for device in config.devices}
     for record in records:
         for at, name in enumerate(record.devices):
             if name not in known:
                 text = f"{record.name}: {name} is not a device of the configuration; it has {', '.join(sorted(known))}"
                 yield Problem(record.source, record.line, key_of(("devices", at)), text)
+
+
+def high_thresholds(config: Config, records: Sequence[SliceRecord]) -> Iterator[Problem]:
+    """Find thresholds above an allowance that is the default's; the default's threshold then holds."""
+    for record in records:
         for traffic in Traffic:
             settings, defaults = record.settings(traffic), config.defaults[traffic]
             threshold, allowance = settings.threshold, settings.allowance_bytes or defaults.allowance_bytes
