@@ -259,6 +259,21 @@ class TestCheck:
         assert done.code == 2
         assert {name for name, said in words.items() if said in done.out} == told
 
+    @pytest.mark.parametrize("fault", ["interval: 10", "metrics: {off: [nonsense]}", "web: {config_file: none.yml}"])
+    def test_run_refuses_a_bad_configuration_with_all_that_check_finds(
+        self, bwexporter: Bwexporter, config: Path, fault: str
+    ) -> None:
+        """Before it opens anything."""
+        with (config.parent / "slices.yml").open("a") as slices:
+            slices.write("  - {name: cyd, normal: {allowance: 5}}\n")
+        config.write_text(f"{config.read_text()}{fault}\n")
+
+        checked, refused = bwexporter("check", str(config)), bwexporter("run", "--config", str(config))
+
+        assert refused.code == checked.code == 2
+        assert sorted(refused.err.splitlines()) == sorted(checked.out.splitlines()[:-1])
+        assert len(refused.err.splitlines()) == 2
+
     @pytest.mark.parametrize("folder", ["/", "."])
     def test_a_state_that_is_a_folder_is_named(self, bwexporter: Bwexporter, config: Path, folder: str) -> None:
         """What lies beside the state file has its name from it."""

@@ -1,15 +1,13 @@
 """`bwexporter check`: what is wrong with the files, all at once.
 
-Turns a configuration into problems and warnings for people or programs. Knows: how they are said. Does not know: the
-kernel, the state; it touches nothing.
+Turns what was found into problems and warnings for people or programs. Knows: how they are said. Does not know: how
+they are found.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,32 +15,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bwexporter.apmon.sources import check_file
-from bwexporter.cli.files import problems_hidden_in_files, problems_of_slices, roll_of
+from bwexporter.cli.finding import Found, find
 from bwexporter.cli.options import CONFIG, as_json_option, ask_option
-from bwexporter.cli.users import control_group_id
-from bwexporter.config import RATES, Config, survey_config
 from bwexporter.core.report import SourceStatus
-from bwexporter.errors import BwexporterError, ConfigError, Problem
-from bwexporter.metrics import check_labels, check_names
-from bwexporter.pushes import ApmonKeys
-from bwexporter.slices.secrets import problems_of_files
-from bwexporter.sources import FileAt
-from bwexporter.web.webconfig import WebFile
-
-_OF_A_ROLL = frozenset({"devices", RATES, "defaults", "period", "exempt", "slices"})
-"""Of the configuration, what decides what a slice may send."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What a check has found."""
-
-    problems: tuple[Problem, ...]
-    warnings: tuple[Problem, ...] = ()
-    slices: int = 0
-    sources: tuple[SourceStatus, ...] = ()
-    asked: bool = False
+from bwexporter.errors import Problem
 
 
 @click.command(short_help="Say everything that is wrong with the files.")
@@ -57,7 +33,7 @@ def check(config_path: Path, *, ask: bool, as_json: bool) -> None:
     configuration. Touches nothing. Exit code 2 where the configuration cannot be used or a slice would lose a key;
     warnings alone leave it at 0.
     """
-    found = _find(config_path, ask=ask)
+    found = find(config_path, ask=ask)
     if as_json:
         click.echo(json.dumps(_plain(found), indent=2))
     else:
@@ -65,61 +41,7 @@ def check(config_path: Path, *, ask: bool, as_json: bool) -> None:
     sys.exit(2 if found.problems else 0)
 
 
-def _find(config_path: Path, *, ask: bool) -> _Found:
-    survey = survey_config(config_path)
-    config, problems = survey.config, survey.problems
-    if config is None:
-        return _Found(problems)
-    problems = (*problems, *problems_of_files(config.sources))
-    of_pushes, doubts = _of_pushes(config.apmon)
-    hidden, beside = problems_hidden_in_files(config), (*of_pushes, *_of_web(config), *_of_control(config))
-    if survey.doubtful & _OF_A_ROLL:
-        return _Found((*problems, *problems_of_slices(config, survey.doubtful), *hidden, *beside))
-    asks = ask and not problems
-    roll = roll_of(config, ask=asks)
-    files = {at.name for at in config.sources if isinstance(at, FileAt)}
-    servers = tuple(status for status in roll.sources if status.name not in files)
-    problems, warnings = (*problems, *roll.problems, *hidden, *beside), (*roll.warnings, *doubts)
-    return _Found(problems, warnings, len(roll.info), servers, asked=asks)
-
-
-def _of_pushes(keys: ApmonKeys | None) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
-    """Return what is wrong with files that name where to push to; URLs are not asked."""
-    sources = [source for source in keys.sources if "://" not in source] if keys else []
-    found = [check_file(source, lenient=keys.lenient) for source in sources if keys]
-    return tuple(one for some, _ in found for one in some), tuple(one for _, some in found for one in some)
-
-
-def _of_control(config: Config) -> tuple[Problem, ...]:
-    """Return what keeps the socket for orders from being opened."""
-    try:
-        control_group_id(config)
-    except ConfigError as error:
-        return error.problems
-    return ()
-
-
-def _of_web(config: Config) -> list[Problem]:
-    """Return what is wrong with the files that the web's keys name, and with metrics'."""
-    found = list[Problem]()
-    try:
-        if config.web.config_file is not None:
-            WebFile(config.web.config_file)
-    except ConfigError as error:
-        found += error.problems
-    checks: Mapping[str, Callable[[], None]] = {
-        "off": lambda: check_names(config.metrics.off),
-        "labels": lambda: check_labels(config.metrics.labels),
-    }
-    for key, checked in checks.items():
-        try:
-            checked()
-        except BwexporterError as error:
-            found.append(Problem(str(config.path), 0, f"metrics.{key}", str(error)))
-    return found
-
-
-def _plain(found: _Found) -> dict[str, Any]:
+def _plain(found: Found) -> dict[str, Any]:
     return {
         "problems": [_plain_problem(one) for one in found.problems],
         "warnings": [_plain_problem(one) for one in found.warnings],
@@ -140,7 +62,7 @@ def _plain_problem(one: Problem) -> dict[str, str | int]:
     return {"file": one.file, "line": one.line, "key": one.key, "text": one.text}
 
 
-def _print(config_path: Path, found: _Found) -> None:
+def _print(config_path: Path, found: Found) -> None:
     problems, slices = found.problems, found.slices
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for problem in problems:

@@ -13,7 +13,9 @@ from typing import Any
 import click
 
 from bwexporter.cli import running, surface
+from bwexporter.cli.finding import find
 from bwexporter.cli.options import config_option
+from bwexporter.errors import ConfigError
 
 
 @click.command()
@@ -37,8 +39,14 @@ def run(
     Builds an HTB tree on each device of the configuration (a root queue that is not bwexporter's is refused and left
     alone), then takes a turn each interval. SIGHUP, or a changed file, reads the configuration and the slices anew; bad
     files change nothing. SIGTERM counts once more, saves, and leaves the ceilings as `on_stop` says.
+
+    A configuration that cannot be used is refused with all that `check` finds; what is wrong with slices alone is
+    logged.
     """
     of_web = surface.Flags(**web)
     wanted = running.Wanted(config_path, once=once, shadow=shadow, take_over=take_over, web=of_web)
     running.set_up_logging(verbose=verbose)
-    sys.exit(running.run(wanted))
+    try:
+        sys.exit(running.run(wanted))
+    except ConfigError as refused:
+        raise ConfigError(tuple(dict.fromkeys((*refused.problems, *find(config_path).problems)))) from None

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bwexporter.cli.finding import problems_at_start
 from bwexporter.cli.privileges import raise_net_admin
 from bwexporter.cli.supervised import Supervisor
 from bwexporter.cli.surface import Flags, Told, server_of, sockets_of
@@ -35,7 +36,7 @@ from bwexporter.core.lanes import DeviceFacts, Instant, Ledger, Snapshot
 from bwexporter.core.sights import Kept
 from bwexporter.daemon import Daemon, read_clocks
 from bwexporter.desk import Desk
-from bwexporter.errors import DeviceRefused, KernelUnreadable
+from bwexporter.errors import ConfigError, DeviceRefused, KernelUnreadable
 from bwexporter.kernel.addresses import addresses_of
 from bwexporter.kernel.adopted import AdoptedDevice
 from bwexporter.kernel.classifier import Classifier
@@ -82,6 +83,8 @@ def run(wanted: Wanted) -> int:
     """Run until a signal says to stop, or for one turn; return the exit code."""
     with ExitStack() as open_things:
         config = load_config(wanted.config_path)
+        if problems := problems_at_start(replace(config, web=wanted.web.over(config.web))):
+            raise ConfigError(problems)
         sockets = [] if wanted.once else sockets_of(config, wanted.web)
         for listening in sockets:
             open_things.callback(listening.close)
