@@ -6,7 +6,7 @@ import http.server
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
@@ -17,6 +17,9 @@ from bwexporter.apmon.destinations import Destination
 from tests import monalisa
 
 CLOSE = 0.02  # how near figures have to be to an independent reading
+PATIENCE_SECONDS = 60.0  # for what comes at once, where the machine is not held up
+_SO_RCVBUFFORCE = 33
+_BUFFER_BYTES = 4 << 20
 
 
 class Receiver:
@@ -24,7 +27,10 @@ class Receiver:
 
     def __init__(self, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> None:
         self.socket = socket.socket(family, socket.SOCK_DGRAM)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        try:  # what comes in while the thread is held up waits, however little the system lets others keep
+            self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+        except PermissionError:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         self.host = "127.0.0.1" if family is socket.AF_INET else "::1"
         self.socket.bind((self.host, port))
         self.port = int(self.socket.getsockname()[1])
@@ -46,7 +52,7 @@ class Receiver:
         """Stop listening; the port is free again."""
         with suppress(OSError):  # it is not connected, and wakes the thread all the same
             self.socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join(timeout=5.0)
+        self._thread.join(timeout=PATIENCE_SECONDS)
         self.socket.close()
 
     def _receive(self) -> None:
@@ -57,11 +63,11 @@ class Receiver:
         """Return how a sender names it."""
         return Destination(self.host, self.port, password)
 
-    def wait_for(self, count: int, *, seconds: float = 10.0) -> list[wire.Datagram]:
+    def wait_for(self, count: int, *, seconds: float = PATIENCE_SECONDS) -> list[wire.Datagram]:
         """Wait until so many datagrams are there, and return all."""
         return [wire.decode(payload) for payload in self.wait_for_payloads(count, seconds=seconds)]
 
-    def wait_for_payloads(self, count: int, *, seconds: float = 10.0) -> list[bytes]:
+    def wait_for_payloads(self, count: int, *, seconds: float = PATIENCE_SECONDS) -> list[bytes]:
         """Wait until so many datagrams are there, and return all as they came."""
         deadline = time.monotonic() + seconds
         while len(self.payloads) < count and time.monotonic() < deadline:
@@ -87,13 +93,6 @@ class Between:
 
     def __repr__(self) -> str:
         return f"from {self.least} to {self.most}"
-
-
-def unused_port() -> int:
-    """Return a UDP port that nobody listens at."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class NameService:
@@ -143,7 +142,23 @@ def serving(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Ite
     finally:
         web.server.shutdown()
         web.server.server_close()
-        thread.join(timeout=5.0)
+        thread.join(timeout=PATIENCE_SECONDS)
+
+
+def beside(
+    read: Callable[[], Mapping[str, float]], measure: Callable[[], Mapping[str, object]]
+) -> tuple[dict[str, Between], dict[str, object]]:
+    """Return what an independent reading before and one after allow, and what was measured in between, by name.
+
+    Others may change a figure there and back while nobody looks; then all is done once more.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        before, found, after = read(), measure(), read()
+        allowed = {name: Between(before[name], after[name]) for name in before}
+        measured = {name: found.get(name) for name in before}
+        if allowed == measured or time.monotonic() > until:
+            return allowed, measured
 
 
 def text_answer(text: str | Callable[[], str]) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
@@ -159,7 +174,7 @@ def text_answer(text: str | Callable[[], str]) -> Callable[[http.server.BaseHTTP
     return answer
 
 
-def wait_until(happened: Callable[[], object], *, seconds: float = 10.0) -> None:
+def wait_until(happened: Callable[[], object], *, seconds: float = PATIENCE_SECONDS) -> None:
     """Ask again and again until the answer is true; fail after a while."""
     deadline = time.monotonic() + seconds
     while not happened():

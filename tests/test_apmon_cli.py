@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from bwexporter.cli.main import main
-from tests.apmon_ground import Receiver, unused_port
+from tests.apmon_ground import PATIENCE_SECONDS, Receiver
+from tests.ports import free_port
 
 DATA = Path(__file__).parent / "data" / "apmon"
 WORKED = json.loads((DATA / "worked-example.json").read_text())["hex"]
@@ -173,7 +174,7 @@ def test_decode_shows_what_arrives(family: int, host: str) -> None:
         assert found
         for payload in (b"hello", bytes.fromhex(WORKED)):
             sender.sendto(payload, (host, int(found[1])))
-        out, err = listening.communicate(timeout=30)
+        out, err = listening.communicate(timeout=PATIENCE_SECONDS)
 
     assert 0 == listening.returncode
     assert host in err
@@ -202,7 +203,7 @@ class TestSend:
 
     def test_to_the_destinations_of_a_file(self, apmon: Run, tmp_path: Path) -> None:
         """With what became of each, as JSON."""
-        bad = f"127.0.0.1:{unused_port()}"
+        bad = f"127.0.0.1:{free_port()}"
         with Receiver() as receiver:
             (tmp_path / "apmon.conf").write_text(f"{receiver.destination().name}\n{bad}\n")
             source = ("--source", str(tmp_path / "apmon.conf"), "--json")

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -31,11 +32,13 @@ from bwexporter.apmon.channel import Drop
 from bwexporter.apmon.sources import Sources
 from tests import monalisa
 from tests.ancestor_apmon import Ancestor, HangsForever
-from tests.apmon_ground import NameService, Receiver, serving, text_answer, unused_port, wait_until
+from tests.apmon_ground import PATIENCE_SECONDS, NameService, Receiver, serving, text_answer, wait_until
+from tests.ports import free_port
 
 Either = ApMon | Ancestor
 Make = Callable[[Any], Either]
 MARK = "the end of what is observed"
+ROUNDS = 5  # of a thread that is to be heard among others
 
 
 class Clock:
@@ -58,7 +61,7 @@ def in_time(call: Callable[[], Any]) -> Any:
     answer: list[object] = []
     thread = threading.Thread(target=lambda: answer.append(call()), daemon=True)
     thread.start()
-    thread.join(timeout=20.0)
+    thread.join(timeout=PATIENCE_SECONDS)
     assert answer, "the call hangs"
     return answer[0]
 
@@ -321,19 +324,21 @@ def test_10_numbers_have_neither_gap_nor_repeat_between_threads() -> None:
     def observed(make: Make) -> tuple[bool, bool]:
         with Receiver() as receiver, make({receiver.destination().name: few}) as apmon:
             apmon.setMaxMsgRate(100_000)
-            ended = threading.Event()
+            ended, rounds = threading.Event(), Counter[str]()
 
             def in_the_background() -> None:
                 while not ended.is_set():
                     apmon.sendBgMonitoring(mustSend=True)
+                    rounds["here"] += 1
 
             thread = threading.Thread(target=in_the_background)
             interval = sys.getswitchinterval()
             sys.setswitchinterval(1e-6)
             try:
                 thread.start()
-                for _ in range(1000):
+                while rounds["there"] < 1000 or rounds["here"] < ROUNDS:
                     apmon.sendParameters("c", "n", {"a": 1})
+                    rounds["there"] += 1
                 ended.set()
                 thread.join()
             finally:
@@ -473,11 +478,19 @@ GENERAL_OFF = "xApMon_general_info = off\n"
 
 
 def cut_in_the_password(request: BaseHTTPRequestHandler) -> None:
-    """Answer in two segments, of which the first ends within a password."""
+    """Answer in two segments, of which the first ends within a password; the second comes when the first was read."""
     request.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 19\r\n\r\n127.0.0.1:9 s3")
     request.wfile.flush()
-    time.sleep(0.1)
+    wait_until(lambda: not unread_bytes(request.client_address[1]))
     request.wfile.write(b"cr3t\n")
+
+
+def unread_bytes(port: int) -> int:
+    """Return what is on its way between a TCP port of loopback and its peer, or waits there for its reader."""
+    place = f"0100007F:{port:04X}"
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    queues = [queue for _, local, remote, _, queue, *_ in lines if place in {local, remote}]
+    return sum(int(length, 16) for queue in queues for length in queue.split(":"))
 
 
 def in_one_piece(text: str) -> Callable[[BaseHTTPRequestHandler], None]:
@@ -656,22 +669,21 @@ def test_17_options_and_earlier_readings_go_with_their_destination(tmp_path: Pat
 def test_18_a_name_that_has_no_address_yet_is_kept_and_asked_for_again() -> None:
     """And IPv6 is an address; the ancestor asked once, and knew IPv4 alone."""
 
-    def arrives(send: Callable[[], object], names: NameService, receiver: Receiver, tries: int) -> bool:
+    def arrives(send: Callable[[], object], names: NameService, receiver: Receiver, seconds: float) -> bool:
         send()
         names.known["later"] = [(socket.AF_INET, ("127.0.0.1", receiver.port))]
-        for _ in range(tries):
+        until = time.monotonic() + seconds
+        while not receiver.payloads and time.monotonic() < until:
             send()
             time.sleep(0.02)
-            if receiver.payloads:
-                return True
-        return False
+        return bool(receiver.payloads)
 
     names = NameService()
     with Receiver() as receiver, Sender([Destination("later", 8884)], resolve=names, rate=100_000) as sender:
-        assert arrives(lambda: sender.send("c", "n", {"a": 1}), names, receiver, 500)
+        assert arrives(lambda: sender.send("c", "n", {"a": 1}), names, receiver, PATIENCE_SECONDS)
     names = NameService()
     with Receiver() as receiver, Ancestor(("later:8884",), resolve=names) as ancestor:
-        assert not arrives(lambda: ancestor.sendParameters("c", "n", {"a": 1}), names, receiver, 10)
+        assert not arrives(lambda: ancestor.sendParameters("c", "n", {"a": 1}), names, receiver, 0.2)
         assert 1 == names.asked  # and it never asks again
 
     def six(make: Make) -> bool:
@@ -771,7 +783,7 @@ def test_22_errors_of_the_socket_are_counted_and_raise_nothing() -> None:
     def observed(make: Make) -> list[object]:
         with make(("255.255.255.255:9",)) as apmon:
             answers = [answer_to(lambda: apmon.sendParameters("c", "n", {"a": 1})) for _ in range(2)]
-        with make((f"127.0.0.1:{unused_port()}",)) as apmon:
+        with make((f"127.0.0.1:{free_port()}",)) as apmon:
             apmon.sendParameters("c", "n", {"a": 1})
             if isinstance(apmon, Ancestor):
                 return [*answers, apmon.socket.getblocking()]
@@ -781,7 +793,7 @@ def test_22_errors_of_the_socket_are_counted_and_raise_nothing() -> None:
 
     assert [False, False, False] == in_time(lambda: observed(ApMon))
     assert ["raises TypeError", "hangs", True] == observed(Ancestor)
-    with Sender([Destination("127.0.0.1", unused_port()), Destination("255.255.255.255")]) as sender:
+    with Sender([Destination("127.0.0.1", free_port()), Destination("255.255.255.255")]) as sender:
         for _ in range(3):
             sender.send("c", "n", {"a": 1})
         refused, forbidden = sender.health()
@@ -809,7 +821,7 @@ def test_23_a_forgotten_object_ends_and_free_does_not_hang(tmp_path: Path) -> No
         thread, ends = thread_of(apmon)
         del apmon
         gc.collect()
-        thread.join(timeout=10.0 if make is ApMon else 0.2)
+        thread.join(timeout=PATIENCE_SECONDS if make is ApMon else 0.2)
         outlived = thread.is_alive()
         ends.set()
         thread.join()

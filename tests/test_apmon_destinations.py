@@ -17,7 +17,7 @@ from bwexporter.apmon.options import GENERAL, JOB, NAMES, SYSTEM, OptionError, O
 from bwexporter.apmon.sources import Sources
 from bwexporter.cli.main import main
 from bwexporter.fetch import FetchError, fetch, shown_url
-from tests.apmon_ground import serving, text_answer
+from tests.apmon_ground import PATIENCE_SECONDS, serving, text_answer
 
 
 class Clock:
@@ -414,27 +414,27 @@ class TestFetch:
             assert b"here\n" == fetch(url).body
 
     @pytest.mark.parametrize(
-        ("answer", "text"),
+        ("answer", "seconds", "text"),
         [
-            (redirect_to("ftp://127.0.0.1/x"), "redirects to another"),
-            (redirect_to("http://192.0.2.1/x"), "redirects to another"),
-            (redirect_to("/elsewhere"), "again and again"),
-            (endless, "larger than 5000 bytes"),
-            (lambda request: request.send_error(404, "Not Found"), "answers 404"),
-            (slow_body, "did not answer within 0.5 s"),
-            (slow_head, "did not answer within 0.5 s"),
+            (redirect_to("ftp://127.0.0.1/x"), PATIENCE_SECONDS, "redirects to another"),
+            (redirect_to("http://192.0.2.1/x"), PATIENCE_SECONDS, "redirects to another"),
+            (redirect_to("/elsewhere"), PATIENCE_SECONDS, "again and again"),
+            (endless, PATIENCE_SECONDS, "larger than 5000 bytes"),
+            (lambda request: request.send_error(404, "Not Found"), PATIENCE_SECONDS, "answers 404"),
+            (slow_body, 0.5, "did not answer within 0.5 s"),
+            (slow_head, 0.5, "did not answer within 0.5 s"),
         ],
     )
-    def test_a_server_that_misbehaves_is_left(self, answer: Answer, text: str) -> None:
+    def test_a_server_that_misbehaves_is_left(self, answer: Answer, seconds: float, text: str) -> None:
         """With one sentence."""
         with serving(answer) as url, pytest.raises(FetchError) as refused:
-            fetch(f"{url}/apmon.conf", most_bytes=5000, seconds=0.5)
+            fetch(f"{url}/apmon.conf", most_bytes=5000, seconds=seconds)
         assert text in str(refused.value)
 
     def test_nobody_there(self) -> None:
         """One sentence as well, without what stands in the URL."""
         with pytest.raises(FetchError) as refused:
-            fetch("http://me:s3cr3t@127.0.0.1:9/x?token=s3cr3t", seconds=5)
+            fetch("http://me:s3cr3t@127.0.0.1:9/x?token=s3cr3t", seconds=PATIENCE_SECONDS)
         assert "http://127.0.0.1:9/x" in str(refused.value)
         assert "s3cr3t" not in str(refused.value)
 

@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,7 @@ from bwexporter.apmon.jobs import ControlGroup, CpuTime, Job, PidFile, PidTree, 
 from bwexporter.apmon.monitor import Monitor
 from bwexporter.apmon.options import GENERAL, JOB, SYSTEM, Options
 from bwexporter.apmon.procfs import Process, Traffic
-from tests.apmon_ground import CLOSE, Between, wait_until
+from tests.apmon_ground import CLOSE, PATIENCE_SECONDS, Between, beside, wait_until
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -65,28 +65,33 @@ def meminfo() -> Mapping[str, int]:
     return {line.split(":")[0]: int(line.split()[1]) for line in lines}
 
 
+def uptime() -> float:
+    """Read the time since boot, in seconds."""
+    return float(Path("/proc/uptime").read_text().split()[0])
+
+
 def test_memory_load_and_age_are_those_of_procfs() -> None:
     """Within 2 %, in MiB, of readings just before and just after."""
-    before, loads = meminfo(), os.getloadavg()
-    found = host.figures(host.take(1.0), None, Options())
-    after = meminfo()
 
-    def between(of: Callable[[Mapping[str, int]], float]) -> Between:
-        return Between(of(before), of(after))
+    def read() -> Mapping[str, float]:
+        kib, (_, load5, load15) = meminfo(), os.getloadavg()
+        return {
+            "mem_free": kib["MemFree"] / 1024,
+            "mem_used": (kib["MemTotal"] - kib["MemAvailable"]) / 1024,
+            "mem_actualfree": kib["MemAvailable"] / 1024,
+            "mem_usage": 100 * (1 - kib["MemAvailable"] / kib["MemTotal"]),
+            "mem_buffers": kib["Buffers"] / 1024,
+            "mem_cached": kib["Cached"] / 1024,
+            "swap_used": (kib["SwapTotal"] - kib["SwapFree"]) / 1024,
+            "load5": load5,
+            "load15": load15,
+            "uptime": uptime() / 86400,
+        }
 
-    assert between(lambda kib: kib["MemFree"] / 1024) == found["mem_free"]
-    assert between(lambda kib: (kib["MemTotal"] - kib["MemAvailable"]) / 1024) == found["mem_used"]
-    assert between(lambda kib: kib["MemAvailable"] / 1024) == found["mem_actualfree"]
-    assert between(lambda kib: 100 * (1 - kib["MemAvailable"] / kib["MemTotal"])) == found["mem_usage"]
-    assert between(lambda kib: kib["Buffers"] / 1024) == found["mem_buffers"]
-    assert between(lambda kib: kib["Cached"] / 1024) == found["mem_cached"]
-    assert between(lambda kib: (kib["SwapTotal"] - kib["SwapFree"]) / 1024) == found["swap_used"]
-    assert loads[2] == pytest.approx(float(found["load15"]), rel=CLOSE, abs=0.05)
-    assert loads[1] == pytest.approx(float(found["load5"]), rel=CLOSE, abs=0.1)
-    assert float(found["uptime"]) * 86400 == pytest.approx(
-        float(Path("/proc/uptime").read_text().split()[0]), rel=CLOSE
-    )
-    assert "cpu_usage" not in found  # a rate, and there is one reading
+    allowed, found = beside(read, lambda: host.figures(host.take(1.0), None, Options()))
+
+    assert allowed == found
+    assert "cpu_usage" not in host.figures(host.take(1.0), None, Options())  # a rate, and there is one reading
 
 
 def test_rates_of_this_machine_are_those_of_a_reading_of_the_test_s_own() -> None:
@@ -204,11 +209,14 @@ def test_sockets_are_counted_by_state() -> None:
 
 
 def test_processes_are_counted_by_state() -> None:
-    """Nearly as many as an independent count; others come and go."""
+    """As many as an independent count, nearly; others come and go."""
     found = host.figures(host.take(1.0), None, Options())
 
-    assert float(found["processes"]) == pytest.approx(len(psutil.pids()), rel=0.1, abs=10)
     assert found["processes"] == sum(float(v) for name, v in found.items() if name.startswith("processes_"))
+    allowed, counted = beside(
+        lambda: {"processes": len(psutil.pids())}, lambda: host.figures(host.take(1.0), None, Options())
+    )
+    assert allowed == counted
 
 
 def test_general_information() -> None:
@@ -277,53 +285,79 @@ def running(script: str) -> Iterator[int]:
 BURN = "while :; do :; done"
 
 
+def tree_of(pid: int) -> list[psutil.Process]:
+    """Return a process and its descendants."""
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def names_below(pid: int) -> list[str]:
+    """Return the names of a process's descendants; some may end or become other programs meanwhile."""
+    found = []
+    for one in tree_of(pid)[1:]:
+        with suppress(psutil.NoSuchProcess):
+            found.append(one.name())
+    return sorted(found)
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """Return the CPU time of a process, its descendants and those of them that have ended."""
+    times = [one.cpu_times() for one in tree_of(pid)]
+    return sum(one.user + one.system + one.children_user + one.children_system for one in times)
+
+
 class TestJobs:
     """Trees of processes."""
 
     def test_cpu_time_memory_and_time_are_those_of_procfs(self) -> None:
         """Of a tree with a child that works, beside an independent reading."""
         with running(f"sh -c '{BURN}' & sleep 60 & wait") as pid:
-            wait_until(lambda: len(psutil.Process(pid).children(recursive=True)) == 2)
+            wait_until(lambda: ["sh", "sleep"] == names_below(pid))
             job = jobs.watch_pid(pid, "", "c", "n")
             assert job
             _, sample = job.figures(Table(), time.monotonic(), None, Options())
-            time.sleep(1.5)
-            youngest = time.clock_gettime(time.CLOCK_BOOTTIME)
-            found, _ = job.figures(Table(), time.monotonic(), sample, Options())
-            oldest = time.clock_gettime(time.CLOCK_BOOTTIME)
-            tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-            times = [one.cpu_times() for one in tree]
-            cpu = sum(one.user + one.system + one.children_user + one.children_system for one in times)
-            memory = sum(one.memory_info().rss for one in tree)
+            used = cpu_seconds_of(pid)
+            wait_until(lambda: cpu_seconds_of(pid) > used + 1.0)
             ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-            born = ticks / os.sysconf("SC_CLK_TCK")  # since the boot; psutil's is off by what /proc/stat rounds away
-            files = sum(one.num_fds() for one in tree)
+            born = ticks / TICKS  # since the boot; psutil's is off by what /proc/stat rounds away
 
-        assert found["cpu_time"] == pytest.approx(cpu, rel=CLOSE, abs=0.15)
-        assert youngest - born - 0.1 <= found["run_time"] <= oldest - born + 0.1
-        assert found["rss"] == pytest.approx(memory / 1024, rel=CLOSE)
-        assert (3, files) == (found["processes"], found["open_files"])
-        assert 0 < found["cpu_usage"] < 130
+            def read() -> Mapping[str, float]:
+                tree = tree_of(pid)
+                return {
+                    "cpu_time": cpu_seconds_of(pid),
+                    "run_time": uptime() - born,
+                    "rss": sum(one.memory_info().rss for one in tree) / 1024,
+                    "processes": len(tree),
+                    "open_files": sum(one.num_fds() for one in tree),
+                }
+
+            allowed, found = beside(read, lambda: job.figures(Table(), time.monotonic(), None, Options())[0])
+            rate = job.figures(Table(), time.monotonic(), sample, Options())[0]["cpu_usage"]
+
+        assert allowed == found
+        assert 3 == found["processes"]
+        assert 0 < rate < 130
 
     def test_cpu_time_does_not_fall_when_a_child_ends(self) -> None:
         """What it used stays counted, once."""
-        with running(f"timeout 0.7 sh -c '{BURN}'; sleep 60") as pid:
+        with running(f"timeout --foreground 60 sh -c '{BURN}'; sleep 60") as pid:
             job = jobs.watch_pid(pid, "", "c", "n")
             assert job
             seen = []
-            wait_until(lambda: [c for c in psutil.Process(pid).children() if c.name() == "timeout"])
-            while True:
+
+            def looked() -> float:
                 found, _ = job.figures(Table(), time.monotonic(), None, Options())
                 seen.append(found["cpu_time"])
-                if [one for one in psutil.Process(pid).children() if one.name() == "sleep"]:
-                    break
-                time.sleep(0.02)
+                return seen[-1]
+
+            wait_until(lambda: looked() > 0.5)
+            (burning,) = [one for one in tree_of(pid)[1:] if one.name() == "sh"]
+            burning.kill()
+            wait_until(lambda: looked() and ["sleep"] == names_below(pid))
             found, _ = job.figures(Table(), time.monotonic(), None, Options())
-            times = psutil.Process(pid).cpu_times()
-            independent = times.user + times.system + times.children_user + times.children_system
+            independent = cpu_seconds_of(pid)
 
         assert seen == sorted(seen)
-        assert 0 < independent
+        assert 0.5 < independent
         assert found["cpu_time"] == pytest.approx(independent, rel=CLOSE, abs=0.05)
 
     def test_cpu_time_is_counted_once_whoever_reaps_whom(self) -> None:
@@ -347,9 +381,10 @@ class TestJobs:
     def test_members_that_lose_their_parent_stay_and_a_finished_job_is_forgotten(self) -> None:
         """Also when the first process ends before its children."""
         with subprocess.Popen(
-            ["sh", "-c", "sleep 60 & echo $!; sleep 0.5"], stdout=subprocess.PIPE, text=True
+            ["sh", "-c", "sleep 60 & echo $!; read line"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as shell:
             assert shell.stdout
+            assert shell.stdin
             child = int(shell.stdout.readline())
             try:
                 job = jobs.watch_pid(shell.pid, "", "c", "n")
@@ -358,6 +393,7 @@ class TestJobs:
                 monitor = Monitor(clock, cluster="c", node="n", with_host=False)
                 monitor.add_job(shell.pid, job)
                 wait_until(lambda: len(job.look(Table())) >= 2)
+                shell.stdin.close()
                 shell.wait()
                 wait_until(lambda: len(job.look(Table())) == 1)
                 assert [child] == [one.pid for one in job.look(Table())]
@@ -476,7 +512,8 @@ class TestFolders:
             (tmp_path / f"small{number}").write_bytes(b"x" * number * 10)
         said = subprocess.run(["du", "-sk", str(tmp_path)], capture_output=True, text=True, check=True).stdout
 
-        assert workdir.size_mib(tmp_path) == pytest.approx(int(said.split()[0]) / 1024, rel=CLOSE)
+        size = workdir.size_mib(tmp_path, budget_seconds=PATIENCE_SECONDS)
+        assert size == pytest.approx(int(said.split()[0]) / 1024, rel=CLOSE)
 
     def test_a_folder_that_is_a_link_is_the_one_it_names(self, tmp_path: Path) -> None:
         """The link itself is followed."""
@@ -484,25 +521,24 @@ class TestFolders:
         (tmp_path / "real" / "file").write_bytes(b"x" * 1_000_000)
         (tmp_path / "link").symlink_to("real")
 
-        assert workdir.size_mib(tmp_path / "real") == workdir.size_mib(tmp_path / "link")
-        assert 0.9 < (workdir.size_mib(tmp_path / "link") or 0)
+        size = workdir.size_mib(tmp_path / "real", budget_seconds=PATIENCE_SECONDS)
+        assert size == workdir.size_mib(tmp_path / "link", budget_seconds=PATIENCE_SECONDS)
+        assert 0.9 < (size or 0)
 
     def test_a_circle_of_links_ends(self, tmp_path: Path) -> None:
         """They are not followed."""
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "back").symlink_to(tmp_path)
 
-        assert workdir.size_mib(tmp_path) is not None
+        assert workdir.size_mib(tmp_path, budget_seconds=PATIENCE_SECONDS) is not None
 
     def test_a_huge_folder_costs_no_more_than_its_budget(self, tmp_path: Path) -> None:
         """It then has no figure rather than a wrong one."""
         for number in range(2000):
             (tmp_path / f"file{number}").touch()
-        started = time.monotonic()
 
         assert workdir.size_mib(tmp_path, budget_seconds=0.0) is None
-        assert time.monotonic() - started < 5.0
-        assert workdir.size_mib(tmp_path, budget_seconds=60.0) is not None
+        assert workdir.size_mib(tmp_path, budget_seconds=PATIENCE_SECONDS) is not None
         assert workdir.size_mib(tmp_path / "nowhere") is None
 
     def test_a_disk_is_as_full_as_df_says(self, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from bwexporter.metrics import Exposition
 from bwexporter.pushes import ApmonKeys
 from bwexporter.pushing import ApmonSink
 from tests import monalisa
-from tests.apmon_ground import Receiver, serving, unused_port, wait_until
+from tests.apmon_ground import PATIENCE_SECONDS, Receiver, serving, wait_until
+from tests.ports import free_port
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
 
 NAMING = Naming("{node}", "{slice}", "{traffic}_{figure}")
@@ -280,7 +281,7 @@ class TestBadDestinations:
 
     def test_the_others_are_complete(self, tmp_path: Path, clock: Clock, receiver: Receiver) -> None:
         """And the counters tell."""
-        refusing = f"127.0.0.1:{unused_port()}"
+        refusing = f"127.0.0.1:{free_port()}"
         unresolvable = "nowhere.invalid:8884"
         conf = written(tmp_path, unresolvable, refusing, "255.255.255.255:9", receiver.destination().name)
         pusher = Pusher(settings(conf), clock)
@@ -302,30 +303,29 @@ class TestBadDestinations:
 
         def never(_: object) -> None:
             listening.set()
-            ended.wait(30)
+            ended.wait(PATIENCE_SECONDS)
 
         with serving(never) as url:
             sink = ApmonSink("node1", time.monotonic)
             sink.enlist(ApmonKeys(sources=(f"{url}/x",), allow_http=True), (), 1)
             working = threading.Thread(target=sink.work, daemon=True)
             working.start()
-            assert listening.wait(10)
-            started = time.monotonic()
+            assert listening.wait(PATIENCE_SECONDS)
             sink.hear(report(device_report()))
             assert () == sink.status()
             sink.close()
-            took = time.monotonic() - started
+            waits = working.is_alive()
             ended.set()
-            working.join(timeout=30)
+            working.join(timeout=PATIENCE_SECONDS)
 
-        assert took < 5.0
+        assert waits
         assert not working.is_alive()
 
     def test_destinations_that_change_under_load_lose_no_number(
         self, tmp_path: Path, clock: Clock, receiver: Receiver
     ) -> None:
         """The file is read anew while rows are sent; a bad one keeps the last good destinations."""
-        guest = f"127.0.0.1:{unused_port()}"
+        guest = f"127.0.0.1:{free_port()}"
         recheck = "xApMon_recheck_interval = 30\nxApMon_maxMsgRate = 7"
         conf = written(tmp_path, receiver.destination().name, recheck)
         pusher = Pusher(settings(conf, every_seconds=10.0), clock)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,11 @@ from bwexporter.apmon.destinations import Destination
 from bwexporter.apmon.parameters import BLANKS, Skipped
 from bwexporter.apmon.sender import Message, Sender
 from tests import monalisa
-from tests.apmon_ground import NameService, Receiver, unused_port, wait_until
+from tests.apmon_ground import PATIENCE_SECONDS, NameService, Receiver, wait_until
+from tests.ports import free_port
 
 FAST = 100_000
+IN_FLIGHT = 200  # datagrams, which any socket keeps for a reader who is held up
 SECRET = "s3cr3t"  # noqa: S105 - opens nothing
 
 
@@ -256,12 +259,13 @@ class TestRate:
     def test_a_flood_from_eight_threads(self) -> None:
         """5 000 sends a second: the rate holds, numbers have neither gap nor repeat, and nobody is blocked."""
         threads, calls, rate = 8, 1250, 200
-        slowest = [0.0] * threads
+        slowest, asked_at = [0.0] * threads, list[float]()
 
         def flood(at: int) -> None:
             for number in range(calls):
                 started = time.monotonic()
                 sender.send("c", f"thread{at}", {"a": number})
+                asked_at.append(started)
                 slowest[at] = max(slowest[at], time.monotonic() - started)
                 time.sleep(max(0.0, 0.0016 - (time.monotonic() - started)))
 
@@ -275,13 +279,15 @@ class TestRate:
                     thread.join()
                 took = time.monotonic() - started
                 health = sender.health()
+            # A bucket holds a second: what a machine that stood still longer did not ask for is nobody's.
+            asking_seconds = sum(min(later - at, 1.0) for at, later in pairwise(sorted(asked_at)))
+            least = min(0.5 * rate * asking_seconds, 0.5 * threads * calls)  # on a machine that is too busy to flood
             for receiver, one_health in zip((one, two), health, strict=True):
                 datagrams = receiver.wait_for(one_health.sent)
                 assert list(range(1, one_health.sent + 1)) == [datagram.sequence for datagram in datagrams]
                 assert one_health.sent + one_health.dropped[Drop.RATE] == threads * calls
-                least = min(0.5 * rate * took, 0.5 * threads * calls)  # on a machine that is too busy to flood
                 assert least <= one_health.sent <= rate * (took + 1) + 1
-        assert max(slowest) < 30.0
+        assert max(slowest) < PATIENCE_SECONDS
 
 
 def _drops(sender: Sender, at: int = 0) -> Mapping[Drop, int]:
@@ -293,7 +299,7 @@ class TestBadDestinations:
 
     def test_a_refusing_destination_costs_the_others_nothing(self) -> None:
         """Its refusals are counted; its last success does not move."""
-        with Receiver() as good, Sender([Destination("127.0.0.1", unused_port()), good.destination()]) as sender:
+        with Receiver() as good, Sender([Destination("127.0.0.1", free_port()), good.destination()]) as sender:
             for number in range(10):
                 sender.send("c", "n", {"a": number})
             assert 10 == len(good.wait_for(10))
@@ -306,7 +312,7 @@ class TestBadDestinations:
 
     def test_a_flapping_destination_gets_all_that_is_sent_while_it_is_there(self) -> None:
         """What is heard of an earlier datagram keeps no later one from being sent."""
-        port, arrived = unused_port(), 0
+        port, arrived = free_port(), 0
         with Sender([Destination("127.0.0.1", port)], rate=FAST) as sender:
             for _ in range(5):
                 sender.send("c", "n", {"a": 1})
@@ -329,7 +335,7 @@ class TestBadDestinations:
                 assert {bad.name: (Drop.UNRESOLVED,)} == dict(delivery.dropped)
                 assert 1 == len(good.wait_for(1))
                 names.known["nowhere.example.org"] = [(socket.AF_INET, ("127.0.0.1", good.port))]
-                wait_until(lambda: sender.send("c", "n", {"a": 2}, to=bad.name).complete, seconds=20)
+                wait_until(lambda: sender.send("c", "n", {"a": 2}, to=bad.name).complete)
             assert 1 == good.wait_for(2)[1].sequence
 
     def test_a_name_service_that_does_not_answer_blocks_nobody(self) -> None:
@@ -340,7 +346,7 @@ class TestBadDestinations:
         with Sender([Destination("slow.example.org")], resolve=names, resolve_seconds=0.05) as sender:
             for _ in range(100):
                 assert 0 == sender.send("c", "n", {"a": 1}).sent
-        assert time.monotonic() - started < 10.0
+        assert time.monotonic() - started < PATIENCE_SECONDS
         names.delay.set()
 
     @pytest.mark.parametrize("host", ["fe80::1%nowhere", "\u00fc" * 63])
@@ -419,6 +425,8 @@ class TestChange:
         def send() -> None:
             while not stopping.is_set():
                 sender.send("c", "n", {"a": 1})
+                while sender.health()[0].sent - len(steady.payloads) > IN_FLIGHT and not stopping.is_set():
+                    time.sleep(0.001)
 
         with Receiver() as steady, Receiver() as guest, Sender([steady.destination()], rate=FAST) as sender:
             sending = [threading.Thread(target=send) for _ in range(4)]
@@ -443,7 +451,7 @@ class TestChange:
         (thread,) = [one for one in threading.enumerate() if one.name == "apmon forgotten"]
         del sender
         gc.collect()
-        thread.join(timeout=10.0)
+        thread.join(timeout=PATIENCE_SECONDS)
 
         assert not thread.is_alive()
 
@@ -504,7 +512,7 @@ def test_memory_is_flat_over_100_000_datagrams() -> None:
 
     assert 100_000 == health.sent + sum(health.dropped.values())
     assert after[0] - before[0] < 1_000  # a block a datagram would be 90 000
-    assert before[1:] == after[1:]
+    assert (after[1] <= before[1], after[2] <= before[2]) == (True, True)  # of other tests some may have ended
 
 
 class _Forgetful(list[bytes]):

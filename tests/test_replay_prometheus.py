@@ -25,10 +25,10 @@ from bwexporter import prometheus
 from bwexporter.cli.main import main
 from bwexporter.core.lanes import Lane, Traffic
 from bwexporter.core.report import Report
-from tests.alerting.ports import free_port
 from tests.alerting.servers import Server
 from tests.certificates import Authority
 from tests.node import DEVICE
+from tests.ports import free_port
 from tests.servers import Asked, Certificates, Says
 from tests.servers import Server as Listening
 from tests.test_replay import LADDER_FROM_A_FIFTH, STEP, a_day_in

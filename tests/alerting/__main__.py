@@ -20,8 +20,8 @@ import click
 import httpx
 
 from tests.alerting.mailbox import Mail, Mailbox
-from tests.alerting.ports import free_port
 from tests.alerting.servers import ENDS_WITH_US, Chain, Haste
+from tests.ports import free_port
 
 HASTE = Haste(scrape="1s", waits="5s", digest="30s")
 START_SECONDS = 40.0

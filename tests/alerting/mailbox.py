@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from aiosmtpd.controller import Controller
 
-from tests.alerting.ports import free_port
+from tests.ports import free_port
 
 
 @dataclass(frozen=True)

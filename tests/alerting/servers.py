@@ -21,7 +21,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from tests.alerting.ports import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"

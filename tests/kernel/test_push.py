@@ -14,8 +14,9 @@ import pytest
 from bwexporter.apmon import Destination, Sender
 from bwexporter.apmon.channel import Drop
 from bwexporter.apmon.wire import Datagram
-from tests.apmon_ground import Receiver, unused_port
+from tests.apmon_ground import Receiver
 from tests.kernel.daemon_rig import Program, Room, Traffic, handle_of, skip_where_no_room_can_be_made, wait_for
+from tests.ports import free_port
 
 pytestmark = pytest.mark.kernel
 
@@ -111,7 +112,7 @@ def test_slices_host_and_jobs_arrive_while_other_destinations_misbehave(
 
     And no secret shows.
     """
-    place, flapping = f"127.0.0.1:{receiver.port}", unused_port()
+    place, flapping = f"127.0.0.1:{receiver.port}", free_port()
     slow_way(room)
     write_destinations(
         tmp_path,
