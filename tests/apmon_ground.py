@@ -15,9 +15,9 @@ from bwexporter.apmon import wire
 from bwexporter.apmon.channel import Address
 from bwexporter.apmon.destinations import Destination
 from tests import monalisa
+from tests.waiting import PATIENCE_SECONDS
 
 CLOSE = 0.02  # how near figures have to be to an independent reading
-PATIENCE_SECONDS = 60.0  # for what comes at once, where the machine is not held up
 _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 4 << 20
 
@@ -172,11 +172,3 @@ def text_answer(text: str | Callable[[], str]) -> Callable[[http.server.BaseHTTP
         request.wfile.write(body)
 
     return answer
-
-
-def wait_until(happened: Callable[[], object], *, seconds: float = PATIENCE_SECONDS) -> None:
-    """Ask again and again until the answer is true; fail after a while."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"it did not happen within {seconds:.0f} s"
-        time.sleep(0.005)

@@ -20,7 +20,8 @@ import numpy as np
 from bwexporter.core.lanes import Accounts, Columns, Counters, Instant, Lane, Ledger, Traffic
 from bwexporter.core.report import Event, EventKind
 from bwexporter.errors import StateRefused
-from bwexporter.state import open_state
+from bwexporter.state import SaveOutcome, State, open_state
+from tests.waiting import PATIENCE_SECONDS
 
 NOON = 1_700_000_400.0
 """A multiple of 300 s and no multiple of an hour."""
@@ -80,6 +81,11 @@ def same(one: object, other: object) -> bool:
     return type(one) is type(other) and one == other
 
 
+def save(state: State, ledgers: Sequence[Ledger], events: Sequence[Event], at_wall_seconds: float) -> SaveOutcome:
+    """Save a turn, however long the machine takes for it."""
+    return state.save(ledgers, events, at_wall_seconds, save_wait_seconds=PATIENCE_SECONDS)
+
+
 def event(number: int, *, wall: float = NOON, slice_name: str = "a") -> Event:
     """Return an event that carries a number."""
     return Event(wall, EventKind.VERDICT, "eth0", lanes([slice_name])[0], {"number": number})
@@ -93,7 +99,7 @@ def save_for_ever(path: Path) -> None:
         wall = NOON + 10 * number
         ledgers = [ledger({f"s{row}": number * row for row in range(500)}, wall=wall, device=name) for name in DEVICES]
         turn = [dataclasses.replace(one, ledger_seconds=float(number)) for one in ledgers]
-        if state.save(turn, [event(number, wall=wall)], wall, save_wait_seconds=20).saved:
+        if save(state, turn, [event(number, wall=wall)], wall).saved:
             os.write(1, f"{number}\n".encode())
 
 
@@ -105,20 +111,20 @@ def survive_a_full_disk(folder: Path) -> None:
     path, filler = folder / "state.db", folder / "filler"
     large = ledger({f"s{row}": row for row in range(20_000)})
     state = open_state(path, now_wall_seconds=NOON)
-    state.save([ledger({"a": 1})], [], NOON)
+    save(state, [ledger({"a": 1})], [], NOON)
     _fill(filler)
-    _say(state.save([large], [event(1)], NOON, save_wait_seconds=20))
-    state.close()
+    _say(save(state, [large], [event(1)], NOON))
+    state.close(PATIENCE_SECONDS)
     state = open_state(path, now_wall_seconds=NOON)
     _say(same(state.load()["eth0"], ledger({"a": 1})), state.recovered)
-    _say(state.save([large], [event(2)], NOON, save_wait_seconds=20).saved)
+    _say(save(state, [large], [event(2)], NOON).saved)
     filler.unlink()
-    _say(state.save([ledger({"a": 3})], [event(3)], NOON, save_wait_seconds=20).saved)
+    _say(save(state, [ledger({"a": 3})], [event(3)], NOON).saved)
     _say([one.inputs["number"] for one in state.events(0, NOON + 1)])
-    state.close()
+    state.close(PATIENCE_SECONDS)
     state = open_state(path, now_wall_seconds=NOON)
     _say(same(state.load()["eth0"], ledger({"a": 3})), state.recovered)
-    state.close()
+    state.close(PATIENCE_SECONDS)
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     try:
         open_state(path, now_wall_seconds=NOON)
@@ -145,8 +151,8 @@ def make_version_1(path: Path) -> None:
     state = open_state(path, now_wall_seconds=NOON)
     state.remember_ids({"a": 7}, NOON)
     for seconds in (0, 10, 310):
-        state.save([ledger({"a": 1000 + seconds, "b": 2000}, wall=NOON + seconds)], [event(seconds)], NOON + seconds)
-    state.close()
+        save(state, [ledger({"a": 1000 + seconds, "b": 2000}, wall=NOON + seconds)], [event(seconds)], NOON + seconds)
+    state.close(PATIENCE_SECONDS)
     (Path(__file__).parent / "data" / "state_v1.b64").write_bytes(
         base64.encodebytes(zlib.compress(path.read_bytes(), 9)),
     )

@@ -67,6 +67,7 @@ from tests.ancestor_bwmon import handles as classes_of
 from tests.builders import DAY_SECONDS, GIGABIT, NOON, make_accounts, make_ledger, make_tariffs, table
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node
+from tests.state_cases import save
 
 MBIT = 125_000
 MEGABYTE = 1_000_000
@@ -612,7 +613,7 @@ def test_b34_what_was_saved_is_there_after_a_restart(tmp_path: Path) -> None:
     capped = ceiling(node)
     path = tmp_path / "state.db"
     state = open_state(path, now_wall_seconds=node.wall_seconds)
-    assert state.save(list(node.shelf.ledgers.values()), [], node.wall_seconds).saved
+    assert save(state, list(node.shelf.ledgers.values()), [], node.wall_seconds).saved
     state.close()
     again = open_state(path, now_wall_seconds=node.wall_seconds)
     node.shelf.ledgers = again.load()

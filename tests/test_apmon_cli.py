@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from bwexporter.cli.main import main
-from tests.apmon_ground import PATIENCE_SECONDS, Receiver
+from tests.apmon_ground import Receiver
 from tests.ports import free_port
+from tests.waiting import PATIENCE_SECONDS
 
 DATA = Path(__file__).parent / "data" / "apmon"
 WORKED = json.loads((DATA / "worked-example.json").read_text())["hex"]

@@ -24,8 +24,9 @@ from bwexporter.apmon.options import Options
 from bwexporter.apmon.procfs import Process, Traffic
 from tests import ancestor_procinfo as ancestor
 from tests.ancestor_apmon import Ancestor
-from tests.apmon_ground import Receiver, beside, wait_until
+from tests.apmon_ground import Receiver, beside
 from tests.test_apmon_defects import Clock, answer_to, in_time
+from tests.waiting import wait_until
 
 HERE = Destination("127.0.0.1", 9)
 NESTED = "sh -c 'sleep 60 & wait' & wait"

@@ -32,8 +32,9 @@ from bwexporter.apmon.channel import Drop
 from bwexporter.apmon.sources import Sources
 from tests import monalisa
 from tests.ancestor_apmon import Ancestor, HangsForever
-from tests.apmon_ground import PATIENCE_SECONDS, NameService, Receiver, serving, text_answer, wait_until
+from tests.apmon_ground import NameService, Receiver, serving, text_answer
 from tests.ports import free_port
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 Either = ApMon | Ancestor
 Make = Callable[[Any], Either]

@@ -17,7 +17,8 @@ from bwexporter.apmon.options import GENERAL, JOB, NAMES, SYSTEM, OptionError, O
 from bwexporter.apmon.sources import Sources
 from bwexporter.cli.main import main
 from bwexporter.fetch import FetchError, fetch, shown_url
-from tests.apmon_ground import PATIENCE_SECONDS, serving, text_answer
+from tests.apmon_ground import serving, text_answer
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Clock:

@@ -20,7 +20,8 @@ from bwexporter.apmon.jobs import ControlGroup, CpuTime, Job, PidFile, PidTree, 
 from bwexporter.apmon.monitor import Monitor
 from bwexporter.apmon.options import GENERAL, JOB, SYSTEM, Options
 from bwexporter.apmon.procfs import Process, Traffic
-from tests.apmon_ground import CLOSE, PATIENCE_SECONDS, Between, beside, wait_until
+from tests.apmon_ground import CLOSE, Between, beside
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

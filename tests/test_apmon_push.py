@@ -23,9 +23,10 @@ from bwexporter.metrics import Exposition
 from bwexporter.pushes import ApmonKeys
 from bwexporter.pushing import ApmonSink
 from tests import monalisa
-from tests.apmon_ground import PATIENCE_SECONDS, Receiver, serving, wait_until
+from tests.apmon_ground import Receiver, serving
 from tests.ports import free_port
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 NAMING = Naming("{node}", "{slice}", "{traffic}_{figure}")
 HOST_OFF = "xApMon_sys_monitoring = off\nxApMon_general_info = off\n"

@@ -26,8 +26,9 @@ from bwexporter.apmon.destinations import Destination
 from bwexporter.apmon.parameters import BLANKS, Skipped
 from bwexporter.apmon.sender import Message, Sender
 from tests import monalisa
-from tests.apmon_ground import PATIENCE_SECONDS, NameService, Receiver, wait_until
+from tests.apmon_ground import NameService, Receiver
 from tests.ports import free_port
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 FAST = 100_000
 IN_FLIGHT = 200  # datagrams, which any socket keeps for a reader who is held up

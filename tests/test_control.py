@@ -26,7 +26,7 @@ from bwexporter.core.lanes import Traffic
 from bwexporter.core.orders import Action, Command
 from bwexporter.core.report import Event, EventKind
 from bwexporter.errors import BwexporterError
-from tests.apmon_ground import wait_until
+from tests.waiting import wait_until
 
 CAP = {"token": "t1", "action": "cap", "slice": "ann", "rate_bytes_per_second": 5000, "seconds": 60, "reason": "why"}
 TOLD = Event(1.0, EventKind.BY_HAND, "", None, {"action": "freeze", "outcome": "given", "who": "x", "reason": "y"})

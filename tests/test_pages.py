@@ -25,6 +25,7 @@ from bwexporter.web.app import Options
 from bwexporter.web.listening import bind
 from tests.chromium import Chromium, Page, running
 from tests.reports import DAY_SECONDS, NOW_WALL_SECONDS, LaneFigures, device_report, report
+from tests.state_cases import save
 from tests.test_web import of_verdict
 from tests.web import Facts, asking, connect, serving
 
@@ -75,7 +76,7 @@ def pages(folder: Path, shown: Report | None) -> Iterator[str]:
         Event(NOW_WALL_SECONDS - 43_200, EventKind.PERIOD_ROLLED, "eth0", lane, {"used_bytes": 7, "periods": 1}),
     ]
     ledgers = [device.ledger for device in shown.devices] if shown else []
-    assert state.save(ledgers, events, NOW_WALL_SECONDS, save_wait_seconds=20).saved
+    assert save(state, ledgers, events, NOW_WALL_SECONDS).saved
     facts = Facts(state, report=shown, options=Options(show_owners=True))
     try:
         with serving(facts, bind("127.0.0.1:0")) as url:

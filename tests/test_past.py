@@ -22,6 +22,8 @@ from bwexporter.telling import sentence
 from bwexporter.web.listening import bind
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node
+from tests.state_cases import save
+from tests.waiting import PATIENCE_SECONDS
 from tests.web import Facts, serving
 
 MEGABYTE = 1_000_000
@@ -124,7 +126,7 @@ def lived() -> tuple[list[Event], Report]:
 def kept(config: Path, lived: tuple[list[Event], Report]) -> Path:
     """The same events in the state file of the configuration, which a program has open."""
     state = open_state(config.parent / "state.db", now_wall_seconds=lived[0][0].at_wall_seconds)
-    assert state.save([], lived[0], lived[0][-1].at_wall_seconds, save_wait_seconds=20).saved
+    assert save(state, [], lived[0], lived[0][-1].at_wall_seconds).saved
     state.close()
     return config
 
@@ -133,7 +135,7 @@ def kept(config: Path, lived: tuple[list[Event], Report]) -> Path:
 def told(lived: tuple[list[Event], Report], tmp_path: Path) -> Iterator[str]:
     """The URL of a bwexporter that has told the last report, and keeps the events."""
     state = open_state(tmp_path / "told.db", now_wall_seconds=lived[0][0].at_wall_seconds)
-    assert state.save([], lived[0], lived[0][-1].at_wall_seconds, save_wait_seconds=20).saved
+    assert save(state, [], lived[0], lived[0][-1].at_wall_seconds).saved
     with serving(Facts(state, report=lived[1]), bind("127.0.0.1:0")) as url:
         yield url
     state.close()
@@ -232,7 +234,7 @@ def test_history_of_one_kind_is_the_audit(
     flags = ["--since", "2020-01-01", "--kind", "by_hand", "--json", *(["--url", told] if asked else [])]
     code, out, _ = bwexporter("history", *flags, "--config", str(kept))
     refused, _, err = bwexporter("history", "--kind", "weather", "--config", str(kept))
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, timeout=PATIENCE_SECONDS) as client:
         answer = client.get(f"{told}/api/v1/events?kind=weather")
 
     events = json.loads(out)["events"]

@@ -36,6 +36,7 @@ from bwexporter.replay import Recorded, Told, replayed
 from bwexporter.state import open_state
 from tests.node import DEVICE, Node
 from tests.simulation import Sender, Sends
+from tests.state_cases import save
 
 DAY = 86_400.0
 MEGABYTE = 1_000_000
@@ -217,11 +218,11 @@ def a_day_in(folder: Path, hears: Callable[[Report], None] = lambda _: None) -> 
     )
     state = open_state(folder / "state.db", now_wall_seconds=1_700_000_000.0)
 
-    def save(_: Node, report: Report) -> None:
-        assert state.save([report.devices[0].ledger], [], report.at.wall_seconds, save_wait_seconds=20).saved
+    def keep(_: Node, report: Report) -> None:
+        assert save(state, [report.devices[0].ledger], [], report.at.wall_seconds).saved
         hears(report)
 
-    loop = Sends(CAST, 300.0, DAY, random.Random(3), hears=save)
+    loop = Sends(CAST, 300.0, DAY, random.Random(3), hears=keep)
     while loop.seconds < 0.7 * DAY:
         loop.wait(0.4)
     state.close()
@@ -676,7 +677,7 @@ def test_the_command_reads_the_orders_from_the_state_file(saved: Path, capsys: p
     ]  # fmt: skip
     state = open_state(saved.parent / "state.db", now_wall_seconds=noon)
     kept = next(iter(state.load().values()))
-    assert state.save([kept], events, kept.at.wall_seconds, save_wait_seconds=20).saved
+    assert save(state, [kept], events, kept.at.wall_seconds).saved
     state.close()
     command = ["replay", "--policy", str(saved), "--config", str(saved), "--json",
                "--from", "2023-11-14 22:15+00:00", "--to", "2023-11-15 14:00+00:00"]  # fmt: skip

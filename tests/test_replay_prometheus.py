@@ -32,6 +32,7 @@ from tests.ports import free_port
 from tests.servers import Asked, Certificates, Says
 from tests.servers import Server as Listening
 from tests.test_replay import LADDER_FROM_A_FIFTH, STEP, a_day_in
+from tests.waiting import PATIENCE_SECONDS
 
 SCRAPE_SECONDS = 60
 BEGAN = 1_700_000_000
@@ -284,7 +285,7 @@ def test_a_token_is_read_from_its_file_and_shown_nowhere(
     def passed_on(asked: Asked) -> Says:
         if asked.headers.get("authorization") != "Bearer a very secret token":
             return Says(b"a very secret token is missing", status=403)
-        answer = httpx.get(f"{recording.url}{asked.path}", trust_env=False)
+        answer = httpx.get(f"{recording.url}{asked.path}", trust_env=False, timeout=PATIENCE_SECONDS)
         return Says(answer.content, answer.status_code)
 
     with Listening(passed_on).running(certificates.here) as proxy:

@@ -24,7 +24,8 @@ from bwexporter.errors import StateRefused
 from bwexporter.state import SaveOutcome, State, open_state, schema
 from tests.builders import make_tariffs
 from tests.kernel.daemon_rig import NOBODY, readable_by_nobody
-from tests.state_cases import NOON, event, ledger, same
+from tests.state_cases import NOON, event, ledger, same, save
+from tests.waiting import PATIENCE_SECONDS
 
 DAY = 86400
 ROOT = Path(__file__).parent.parent
@@ -41,7 +42,7 @@ def state(path: Path) -> Iterator[State]:
     """Return an open, new state file."""
     opened = open_state(path, now_wall_seconds=NOON)
     yield opened
-    opened.close()
+    opened.close(PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -63,27 +64,27 @@ def test_a_first_start_finds_nothing_and_reports_nothing(state: State) -> None:
 
 def test_accounts_of_departed_and_of_several_devices_come_back(state: State, path: Path) -> None:
     first, second = ledger({"a": 1, "gone": 2}), ledger({"a": 3}, device="eth1")
-    assert state.save([first, second], [], NOON) == SaveOutcome(saved=True, trouble="")
+    assert save(state, [first, second], [], NOON) == SaveOutcome(saved=True, trouble="")
     later = ledger({"gone": 2, "a": 9})
-    assert state.save([later], [], NOON).saved  # an early look knows of one device alone
-    state.close()
+    assert save(state, [later], [], NOON).saved  # an early look knows of one device alone
+    state.close(PATIENCE_SECONDS)
     again = open_state(path, now_wall_seconds=NOON)
     assert same(again.load()["eth0"], later)
     assert same(again.load()["eth1"], second)
-    again.close()
+    again.close(PATIENCE_SECONDS)
 
 
 def test_ids_are_durable_with_the_next_save_and_a_reused_id_leaves_its_old_name(state: State, path: Path) -> None:
     state.remember_ids({"a": 1, "b": 2, "c": 3}, NOON)
-    state.save([], [], NOON)
+    save(state, [], [], NOON)
     state.remember_ids({"a": 2, "b": 1}, NOON)
     state.remember_ids({"d": 3}, NOON)
-    state.save([], [], NOON)
+    save(state, [], [], NOON)
     assert state.ids() == {"a": 2, "b": 1, "d": 3}
-    state.close()
+    state.close(PATIENCE_SECONDS)
     again = open_state(path, now_wall_seconds=NOON)
     assert again.ids() == {"a": 2, "b": 1, "d": 3}
-    again.close()
+    again.close(PATIENCE_SECONDS)
 
 
 def test_two_names_of_one_id_are_refused(state: State) -> None:
@@ -96,12 +97,12 @@ def test_names_without_an_account_are_forgotten_after_400_days(path: Path) -> No
         state = open_state(path, now_wall_seconds=NOON)
         state.remember_ids(ids, NOON + days * DAY)
         sent = {"a": 1, "c": 1} if days < 800 else {"a": 1}
-        assert state.save([ledger(sent, wall=NOON + days * DAY)], [], NOON + days * DAY).saved
-        state.close()
+        assert save(state, [ledger(sent, wall=NOON + days * DAY)], [], NOON + days * DAY).saved
+        state.close(PATIENCE_SECONDS)
     state = open_state(path, now_wall_seconds=NOON)
     assert state.ids() == {"a": 1}
     assert same(state.load()["eth0"], ledger({"a": 1}, wall=NOON + 803 * DAY))
-    state.close()
+    state.close(PATIENCE_SECONDS)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT slice FROM lanes").fetchall() == [("a",)]
 
@@ -114,7 +115,7 @@ def test_events_come_back_whole_newest_first_and_by_slice(state: State) -> None:
         Event(NOON + 1, EventKind.CLOCK_STEPPED, "eth0", None, {}),
         event(3, wall=NOON + 2, slice_name="b"),
     ]
-    state.save([], told, NOON)
+    save(state, [], told, NOON)
     assert state.events(NOON, NOON + 3) == told[::-1]
     assert state.events(NOON, NOON + 3, slice_name="a") == [told[0]]
     assert state.events(NOON, NOON + 2, limit=1) == [told[1]]
@@ -124,17 +125,17 @@ def test_events_come_back_whole_newest_first_and_by_slice(state: State) -> None:
 def test_events_are_kept_for_400_days(path: Path) -> None:
     for days in (0, 399, 401):
         state = open_state(path, now_wall_seconds=NOON)
-        state.save([], [event(days, wall=NOON + days * DAY)], NOON + days * DAY)
-        state.close()
+        save(state, [], [event(days, wall=NOON + days * DAY)], NOON + days * DAY)
+        state.close(PATIENCE_SECONDS)
     state = open_state(path, now_wall_seconds=NOON)
     assert numbers(state.events(0, NOON + 999 * DAY)) == [401, 399]
-    state.close()
+    state.close(PATIENCE_SECONDS)
 
 
 def test_a_clock_that_jumps_by_years_while_running_costs_no_history(state: State) -> None:
     for wall in (NOON, NOON + 5000 * DAY, NOON + 10):
-        state.save([ledger({"a": 5}, wall=wall)], [event(1, wall=wall)], wall)
-    assert state.flush(5).saved
+        save(state, [ledger({"a": 5}, wall=wall)], [event(1, wall=wall)], wall)
+    assert state.flush(PATIENCE_SECONDS).saved
     assert len(state.events(NOON, NOON + 20)) == 2
     assert state.use("eth0", "a", Traffic.NORMAL, NOON, NOON + 1, 300) == [(NOON, 5)]
 
@@ -143,18 +144,18 @@ def test_a_save_that_stalls_returns_in_time_and_the_latest_accounts_and_all_even
     state: State,
     path: Path,
 ) -> None:
-    state.save([ledger({"a": 1})], [], NOON)
+    save(state, [ledger({"a": 1})], [], NOON)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         stalled = [state.save([ledger({"a": 2 + n})], [event(n)], NOON, save_wait_seconds=0.05) for n in range(3)]
         other.execute("ROLLBACK")
     assert stalled == [SaveOutcome(saved=False, trouble="the turn was still being saved after 0.05 s")] * 3
-    assert state.flush(20).saved
+    assert state.flush(PATIENCE_SECONDS).saved
     assert sorted(numbers(state.events(0, NOON + 1))) == [0, 1, 2]
-    state.close()
+    state.close(PATIENCE_SECONDS)
     again = open_state(path, now_wall_seconds=NOON)
     assert same(again.load()["eth0"], ledger({"a": 4}))
-    again.close()
+    again.close(PATIENCE_SECONDS)
 
 
 def test_events_that_wait_are_bounded_and_the_dropped_ones_are_told(state: State, path: Path) -> None:
@@ -163,7 +164,7 @@ def test_events_that_wait_are_bounded_and_the_dropped_ones_are_told(state: State
         for turn in range(4):
             state.save([], [event(turn * 4000 + n) for n in range(4000)], NOON, save_wait_seconds=0.02)
         other.execute("ROLLBACK")
-    outcome = state.flush(20)
+    outcome = state.flush(PATIENCE_SECONDS)
     kept = numbers(state.events(0, NOON + 1, limit=99_999))
     assert kept[0] == 15_999
     assert 10_000 <= len(kept) < 16_000
@@ -191,27 +192,27 @@ def test_a_file_that_vanishes_while_the_program_runs_is_made_anew_with_all_accou
     now = time.time()
     state = open_state(path, now_wall_seconds=now)
     state.remember_ids({"a": 1}, now)
-    state.save([ledger({"a": 1}), ledger({"b": 2}, device="eth1")], [], now)
-    state.close()
+    save(state, [ledger({"a": 1}), ledger({"b": 2}, device="eth1")], [], now)
+    state.close(PATIENCE_SECONDS)
     state = open_state(path, now_wall_seconds=now)
     for _ in range(2):  # there is a fresh copy, so that after the second save none is under way
-        state.save([], [], now)
+        save(state, [], [], now)
     for file in path.parent.glob("state.db*"):
         file.unlink()
-    outcome = state.save([ledger({"a": 3})], [event(1)], now)
+    outcome = save(state, [ledger({"a": 3})], [event(1)], now)
     assert outcome == SaveOutcome(saved=True, trouble=f"{path} was made anew")
-    state.close()
+    state.close(PATIENCE_SECONDS)
     again = open_state(path, now_wall_seconds=now)
     assert same(again.load()["eth0"], ledger({"a": 3}))
     assert same(again.load()["eth1"], ledger({"b": 2}, device="eth1"))
     assert (again.ids(), again.lost) == ({"a": 1}, False)
-    again.close()
+    again.close(PATIENCE_SECONDS)
 
 
 def test_a_second_program_is_refused_the_file_until_the_first_is_gone(state: State, path: Path) -> None:
     with pytest.raises(StateRefused, match="another bwexporter uses the state file"):
         open_state(path, now_wall_seconds=NOON)
-    state.close()
+    state.close(PATIENCE_SECONDS)
     open_state(path, now_wall_seconds=NOON).close()
 
 
@@ -225,7 +226,7 @@ def test_a_file_of_version_1_is_read_by_this_program(version_1: Path) -> None:
     assert state.ids() == {"a": 7}
     assert numbers(state.events(0, NOON + 999)) == [310, 10, 0]
     assert state.use("eth0", "a", Traffic.NORMAL, 0, NOON + 999, 300) == [(NOON, 1300), (NOON + 300, 10)]
-    state.close()
+    state.close(PATIENCE_SECONDS)
 
 
 def sliding_ledger(newest: int, past: np.ndarray, *, wall: float = NOON) -> Ledger:
@@ -238,7 +239,7 @@ def sliding_ledger(newest: int, past: np.ndarray, *, wall: float = NOON) -> Ledg
 def test_windows_come_back_and_their_past_is_written_only_when_a_slot_ends(state: State, path: Path) -> None:
     """The slot that runs is saved with every turn; a device that has no window any more leaves no row."""
     past = np.arange(48)[None, :]
-    assert state.save([sliding_ledger(7, past)], [], NOON).saved
+    assert save(state, [sliding_ledger(7, past)], [], NOON).saved
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE written (device TEXT)")
         connection.execute(
@@ -246,9 +247,9 @@ def test_windows_come_back_and_their_past_is_written_only_when_a_slot_ends(state
         )
         connection.commit()
     for newest in (8, 9):
-        assert state.save([sliding_ledger(newest, past, wall=NOON + newest)], [], NOON + newest).saved
-    assert state.save([sliding_ledger(1, past + 1, wall=NOON + 10)], [], NOON + 10).saved
-    state.close()
+        assert save(state, [sliding_ledger(newest, past, wall=NOON + newest)], [], NOON + newest).saved
+    assert save(state, [sliding_ledger(1, past + 1, wall=NOON + 10)], [], NOON + 10).saved
+    state.close(PATIENCE_SECONDS)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM written").fetchone() == (1,)
         connection.execute("DROP TRIGGER seen")
@@ -257,8 +258,8 @@ def test_windows_come_back_and_their_past_is_written_only_when_a_slot_ends(state
 
     again = open_state(path, now_wall_seconds=NOON)
     assert same(again.load()["eth0"], sliding_ledger(1, past + 1, wall=NOON + 10))
-    assert again.save([ledger({"a": 310}, wall=NOON + 20)], [], NOON + 20).saved
-    again.close()
+    assert save(again, [ledger({"a": 310}, wall=NOON + 20)], [], NOON + 20).saved
+    again.close(PATIENCE_SECONDS)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM rings").fetchone() == (0,)
 
@@ -267,7 +268,7 @@ def test_a_file_of_before_sliding_windows_opens_without_any(version_1: Path) -> 
     """And the lanes that then have one begin with what they used in their periods."""
     state = open_state(version_1, now_wall_seconds=NOON)
     found = state.load()["eth0"]
-    state.close()
+    state.close(PATIENCE_SECONDS)
     assert found.rings is None
     tariffs = make_tariffs(2, policies={0: Policy(sliding_seconds=86_400.0)})
 
@@ -304,7 +305,7 @@ def test_every_older_version_is_brought_up_with_all_that_it_holds(version_1: Pat
     assert (state.recovered, state.ids()) == ("", {"a": 7})
     assert state.load()["eth0"].accounts.sent_bytes.tolist() == [1310, 2000]
     assert state.use("eth0", "a", Traffic.NORMAL, 0, NOON + 999, 300) == [(NOON, 1300), (NOON + 300, 10)]
-    state.close()
+    state.close(PATIENCE_SECONDS)
     with closing(schema.connect(version_1, mode="ro")) as connection:
         assert schema.version_of(connection) == len(schema.MIGRATIONS)
 
@@ -318,7 +319,7 @@ def test_a_migration_that_fails_leaves_the_old_version_whole(version_1: Path) ->
         schema.migrate(connection, (*schema.MIGRATIONS, fail))
     state = open_state(version_1, now_wall_seconds=NOON)
     assert state.ids() == {"a": 7}
-    state.close()
+    state.close(PATIENCE_SECONDS)
 
 
 def _bytes_of(folder: Path) -> dict[str, bytes]:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from bwexporter.core.lanes import Traffic
-from bwexporter.state import open_state
-from tests.state_cases import DEVICES, NOON, event, ledger, same
+from bwexporter.state import SaveOutcome, open_state
+from tests.state_cases import DEVICES, NOON, event, ledger, same, save
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parent.parent
 SENT = {"a": 10**6, "b": 10**6 + 1}
@@ -62,8 +63,8 @@ def _saved_twice(path: Path) -> None:
     for number in (1, 2):
         state = open_state(path, now_wall_seconds=now)
         sent = {name: number * sent_bytes for name, sent_bytes in SENT.items()}
-        assert state.save([ledger(sent)], [event(number)], now).saved
-        assert state.close().saved
+        assert save(state, [ledger(sent)], [event(number)], now).saved
+        assert state.close(PATIENCE_SECONDS).saved
 
 
 @pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
@@ -77,12 +78,12 @@ def test_a_damaged_file_is_set_aside_and_its_copy_goes_on(tmp_path: Path, spoil:
     assert "its copy of" in state.recovered
     assert not state.lost
     assert same(state.load()["eth0"], ledger(SENT))
-    assert state.save([ledger({"a": 3 * 10**6})], [], NOON).saved
+    assert save(state, [ledger({"a": 3 * 10**6})], [], NOON).saved
     assert (tmp_path / "state.db.damaged-20231114T222000").read_bytes() == damaged
-    state.close()
+    state.close(PATIENCE_SECONDS)
     again = open_state(path, now_wall_seconds=NOON)
     assert (again.recovered, again.load()["eth0"].accounts.sent_bytes.tolist()) == ("", [3 * 10**6])
-    again.close()
+    again.close(PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
@@ -96,7 +97,7 @@ def test_a_damaged_copy_is_passed_over_and_an_older_good_one_is_found(tmp_path: 
     assert same(state.load()["eth0"], ledger(SENT))
     assert state.recovered.startswith(f"{path} had vanished; its copy of")
     assert "was damaged" in state.recovered
-    state.close()
+    state.close(PATIENCE_SECONDS)
 
 
 def test_where_no_copy_is_good_the_loss_is_told_and_remembered(tmp_path: Path) -> None:
@@ -107,11 +108,11 @@ def test_where_no_copy_is_good_the_loss_is_told_and_remembered(tmp_path: Path) -
     state = open_state(path, now_wall_seconds=NOON)
     assert (state.lost, state.load()) == (True, {})
     assert state.recovered.endswith(f"no copy of {path} could be used: a new one was begun")
-    assert state.save([ledger(SENT)], [], NOON).saved
-    state.close()
+    assert save(state, [ledger(SENT)], [], NOON).saved
+    state.close(PATIENCE_SECONDS)
     again = open_state(path, now_wall_seconds=NOON + 99)
     assert (again.lost, again.lost_at_wall_seconds, again.recovered) == (False, NOON, "")
-    again.close()
+    again.close(PATIENCE_SECONDS)
 
 
 def test_a_log_that_lost_its_file_is_not_replayed_into_the_copy(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_a_log_that_lost_its_file_is_not_replayed_into_the_copy(tmp_path: Path) 
     state = open_state(path, now_wall_seconds=NOON)
     assert same(state.load()["eth0"], ledger(SENT))
     assert (tmp_path / "state.db.damaged-20231114T222000-wal").stat().st_size == 9000
-    state.close()
+    state.close(PATIENCE_SECONDS)
 
 
 def test_a_copy_is_made_every_hour_and_two_are_kept(tmp_path: Path) -> None:
@@ -130,9 +131,9 @@ def test_a_copy_is_made_every_hour_and_two_are_kept(tmp_path: Path) -> None:
     hours = []
     for hour in range(3):
         state = open_state(path, now_wall_seconds=NOON)
-        state.save([ledger({"a": hour})], [], NOON + 3600 * hour)
-        state.save([ledger({"a": 99})], [], NOON + 3600 * hour + 1)
-        state.close()
+        save(state, [ledger({"a": hour})], [], NOON + 3600 * hour)
+        save(state, [ledger({"a": 99})], [], NOON + 3600 * hour + 1)
+        state.close(PATIENCE_SECONDS)
         hours.append((tmp_path / "state.db.copy-1").stat().st_ino)
     assert len(set(hours)) == 3
     assert (tmp_path / "state.db.copy-2").stat().st_ino == hours[1]
@@ -146,28 +147,32 @@ def test_use_goes_on_from_a_copy_without_losing_a_byte_of_the_accounts(tmp_path:
     _saved_twice(path)
     path.write_bytes(b"rubbish")
     state = open_state(path, now_wall_seconds=NOON)
-    state.save([ledger({"a": 5 * 10**6, "b": 10**6 + 1}, wall=NOON + 10)], [], NOON)
+    save(state, [ledger({"a": 5 * 10**6, "b": 10**6 + 1}, wall=NOON + 10)], [], NOON)
     assert state.use("eth0", "a", Traffic.NORMAL, 0, NOON * 2, 300) == [(NOON, 5 * 10**6)]
-    state.close()
+    state.close(PATIENCE_SECONDS)
 
 
 def test_damage_that_comes_to_light_while_the_program_runs_costs_no_account(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     _saved_twice(path)
     state = open_state(path, now_wall_seconds=NOON)
-    state.save([ledger(SENT), ledger({"c": 7}, device="eth1")], [], NOON)
+    save(state, [ledger(SENT), ledger({"c": 7}, device="eth1")], [], NOON)
     with closing(sqlite3.connect(path)) as rot, rot:
         rot.execute("UPDATE accounts SET packed = X'00' WHERE device = 'eth1'")
-    outcomes = [state.save([ledger(SENT)], [], NOON + 3600 + turn, save_wait_seconds=20) for turn in range(3)]
+    outcomes = list[SaveOutcome]()
+
+    def is_told() -> bool:  # by the copy of an hour, which is made in a thread of its own
+        outcomes.append(save(state, [ledger(SENT)], [], NOON + 3600 * (1 + len(outcomes))))
+        told = " ".join(outcome.trouble for outcome in outcomes)
+        return "a row of accounts does not match its checksum" in told and "was damaged" in told
+
+    wait_until(is_told)
     assert all(outcome.saved for outcome in outcomes)
-    told = " ".join(outcome.trouble for outcome in outcomes)  # the copy, in a thread of its own, may come first or last
-    assert "a row of accounts does not match its checksum" in told
-    assert "was damaged" in told
-    state.close()
+    state.close(PATIENCE_SECONDS)
     again = open_state(path, now_wall_seconds=NOON)
     assert same(again.load()["eth1"], ledger({"c": 7}, device="eth1"))
     assert (again.recovered, again.lost, again.lost_at_wall_seconds) == ("", False, None)
-    again.close()
+    again.close(PATIENCE_SECONDS)
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_turn_old_or_new(tmp_path: Path) -> None:
@@ -199,4 +204,4 @@ def test_a_kill_at_any_moment_leaves_a_whole_turn_old_or_new(tmp_path: Path) -> 
         assert int(said[-1]) <= total <= int(said[-1]) + 1
         used = state.use("eth0", "s499", Traffic.NORMAL, 0, NOON * 2, 300)
         assert sum(part for _, part in used) == total * 499
-        state.close()
+        state.close(PATIENCE_SECONDS)

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from bwexporter.core.lanes import Accounts, Counters, Instant, Lane, Ledger, Rings, Traffic
 from bwexporter.state import open_state
 from bwexporter.state.pack import Damaged, pack_ledger, pack_past, unpack_ledger
-from tests.state_cases import DTYPES, NOON, ledger, same
+from tests.state_cases import DTYPES, NOON, ledger, same, save
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBERS = st.integers(-(1 << 63), (1 << 63) - 1)
@@ -113,8 +113,8 @@ def test_any_ledgers_come_back_to_the_bit_from_a_file(one: Ledger, other: Ledger
     """Two saves: the names of the second may be new, gone or the same."""
     with tempfile.TemporaryDirectory() as folder:
         state = open_state(Path(folder, "state.db"), now_wall_seconds=NOON)
-        assert state.save([one], [], NOON, save_wait_seconds=20).saved
-        assert state.save([other], [], NOON, save_wait_seconds=20).saved
+        assert save(state, [one], [], NOON).saved
+        assert save(state, [other], [], NOON).saved
         state.close()
         state = open_state(Path(folder, "state.db"), now_wall_seconds=NOON)
         assert state.recovered == ""

@@ -24,7 +24,8 @@ from bwexporter.state.use import (
     unpack_blocks,
     unpack_sums,
 )
-from tests.state_cases import NOON, ledger
+from tests.state_cases import NOON, ledger, save
+from tests.waiting import PATIENCE_SECONDS
 
 DAY = 86400
 
@@ -84,8 +85,8 @@ def test_a_row_that_rotted_is_said_to_be_damaged_and_nothing_worse(whole: Sums, 
 def test_rows_of_earlier_versions_are_read_beside_those_in_blocks(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     state = open_state(path, now_wall_seconds=NOON)
-    assert state.save([ledger({"a": 0, "b": 0}, wall=NOON)], [], NOON).saved
-    state.close()
+    assert save(state, [ledger({"a": 0, "b": 0}, wall=NOON)], [], NOON).saved
+    state.close(PATIENCE_SECONDS)
     with closing(sqlite3.connect(path)) as connection:
         keys = [key for (key,) in connection.execute("SELECT id FROM lanes ORDER BY slice")]
         for ago, pack in ((1, pack_blocks), (2, pack_sums), (3, lambda _: b"\x78rotten"), (4, lambda _: b"bwxu")):
@@ -96,7 +97,7 @@ def test_rows_of_earlier_versions_are_read_beside_those_in_blocks(tmp_path: Path
     state = open_state(path, now_wall_seconds=NOON)
     assert use_of(state, "a", 300, until=NOON) == [(NOON - 600, 200), (NOON - 300, 100)]
     assert [every[int(NOON) - ago * 300].of(keys[0]) for ago in (1, 2, 3, 4)] == [100, 200, 0, 0]
-    state.close()
+    state.close(PATIENCE_SECONDS)
 
 
 @st.composite
@@ -139,41 +140,41 @@ def test_whatever_the_clock_does_all_that_was_sent_stands_in_exactly_one_interva
 def test_a_turn_that_straddles_an_interval_is_divided_by_time(tmp_path: Path) -> None:
     state = open_state(tmp_path / "state.db", now_wall_seconds=NOON)
     for seconds, sent in ((0, 0), (293, 1000), (303, 2001), (310, 2005)):
-        state.save([ledger({"a": sent, "b": 5}, wall=NOON + seconds)], [], NOON + seconds)
+        save(state, [ledger({"a": sent, "b": 5}, wall=NOON + seconds)], [], NOON + seconds)
     assert use_of(state, "a", 300) == [(NOON, 1700), (NOON + 300, 305)]
     assert use_of(state, "b", 300) == [(NOON, 5), (NOON + 300, 0)]
     assert use_of(state, "nobody", 300) == []
-    state.close()
+    state.close(PATIENCE_SECONDS)
 
 
 def test_hours_hold_what_their_five_minutes_hold_and_other_steps_add_them_up(tmp_path: Path) -> None:
     state = open_state(tmp_path / "state.db", now_wall_seconds=NOON)
     for turn in range(100):
-        state.save([ledger({"a": turn * 1000}, wall=NOON + 100 * turn)], [], NOON + 100 * turn)
+        save(state, [ledger({"a": turn * 1000}, wall=NOON + 100 * turn)], [], NOON + 100 * turn)
     for step in (300, 600, 3600, 7200, DAY):
         found = use_of(state, "a", step)
         assert sum(part for _, part in found) == 99_000
         assert all(start % step == 0 for start, _ in found)
     assert use_of(state, "a", 600, NOON, NOON + 600) == [(NOON, 6000)]
-    state.close()
+    state.close(PATIENCE_SECONDS)
 
 
 def test_what_was_sent_while_the_program_was_down_is_spread_over_that_time(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     for seconds, sent in ((0, 1000), (1200, 13_000)):
         state = open_state(path, now_wall_seconds=NOON)
-        state.save([ledger({"a": sent}, wall=NOON + seconds)], [], NOON + seconds)
+        save(state, [ledger({"a": sent}, wall=NOON + seconds)], [], NOON + seconds)
         found = use_of(state, "a", 300)
-        state.close()
+        state.close(PATIENCE_SECONDS)
     assert found == [(NOON, 4000), (NOON + 300, 3000), (NOON + 600, 3000), (NOON + 900, 3000), (NOON + 1200, 0)]
 
 
 def test_a_clock_that_jumps_by_decades_does_not_fill_the_file(tmp_path: Path) -> None:
     state = open_state(tmp_path / "state.db", now_wall_seconds=0)
     for wall, sent in ((100.0, 10), (NOON, 30)):
-        assert state.save([ledger({"a": sent}, wall=wall)], [], wall).saved
+        assert save(state, [ledger({"a": sent}, wall=wall)], [], wall).saved
     found = use_of(state, "a", 300)
-    state.close()
+    state.close(PATIENCE_SECONDS)
     assert len(found) < 300
     assert sum(part for _, part in found) == 30
     assert found[0] == (0, 10)
@@ -186,11 +187,11 @@ def test_five_minutes_are_kept_for_35_days_and_hours_for_400(tmp_path: Path) -> 
         state = open_state(path, now_wall_seconds=NOON)
         for seconds in (0, 400):
             wall = NOON + days * DAY + seconds
-            assert state.save([ledger({"a": 5, "b": days}, wall=wall)], [], wall).saved
-        state.close()
+            assert save(state, [ledger({"a": 5, "b": days}, wall=wall)], [], wall).saved
+        state.close(PATIENCE_SECONDS)
         state = open_state(path, now_wall_seconds=NOON)
         counts.append([bool(use_of(state, "a", step, 0, NOON + DAY // 2)) for step in (300, 3600)])
-        state.close()
+        state.close(PATIENCE_SECONDS)
     assert counts == [[True, True], [True, True], [False, True], [False, True], [False, False]]
 
 
@@ -200,9 +201,9 @@ def test_the_oldest_use_is_forgotten_where_the_rest_would_be_too_large(tmp_path:
     sent = {f"s{row}": 0 for row in range(300)}
     for turn in range(150):
         sent = {name: before + int(numbers.integers(1 << 40)) for name, before in sent.items()}
-        state.save([ledger(sent, wall=NOON + 300 * turn)], [], NOON + 300 * turn)
+        save(state, [ledger(sent, wall=NOON + 300 * turn)], [], NOON + 300 * turn)
     newest = use_of(state, "s1", 300)[-1][0]
-    state.close()
+    state.close(PATIENCE_SECONDS)
     with closing(sqlite3.connect(path)) as connection:
         size, oldest = connection.execute("SELECT sum(length(packed)), min(start) FROM use_sums").fetchone()
     assert newest == NOON + 300 * 149

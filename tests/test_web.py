@@ -30,6 +30,8 @@ from bwexporter.web.listening import bind, inherited
 from bwexporter.web.patience import Patience
 from bwexporter.web.server import REQUEST_HEADER_BYTES, Server
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
+from tests.state_cases import save
+from tests.waiting import PATIENCE_SECONDS
 from tests.web import TEXT, Facts, app_of, asking, connect, rendered, serving
 
 _ON_3_AND_4 = """
@@ -162,17 +164,24 @@ class TestMetrics:
             assert client.get("/metrics").status_code == 404
             assert 'href="./node/metrics"' in client.get("/").text
 
-    def test_slow_idle_and_talkative_clients_delay_no_scrape(self, daemon: Facts, url: str, get: Get) -> None:
-        """Clients that never speak, stop in their header or never read leave the scrape as quick as before."""
+    def test_slow_idle_and_talkative_clients_delay_no_scrape(self, daemon: Facts) -> None:
+        """Clients that never speak, stop in their header or never read hold up nobody, however long they are let."""
         daemon.rendered = rendered(TEXT * 400_000)
-        with connect(url) as never_reads, connect(url) as slow, connect(url):
+        endless = Patience(*[10 * PATIENCE_SECONDS] * 4)
+        with (
+            serving(daemon, bind("127.0.0.1:0"), patience=endless) as url,
+            asking(url) as client,
+            connect(url) as never_reads,
+            connect(url) as slow,
+            connect(url),
+        ):
             never_reads.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
             slow.sendall(b"GET /metrics HTTP/1.1\r\nHost")
 
             assert never_reads.recv(12) == b"HTTP/1.1 200"
             for _ in range(3):
-                assert get("/-/healthy", timeout=2).status_code == 200
-                assert len(get("/metrics", timeout=5).content) == len(TEXT) * 400_000
+                assert client.get("/-/healthy").status_code == 200
+                assert len(client.get("/metrics").content) == len(TEXT) * 400_000
 
     def test_a_header_without_end_is_refused(self, url: str) -> None:
         """A client that sends header upon header is cut off, and the server goes on."""
@@ -180,7 +189,7 @@ class TestMetrics:
             client.sendall(b"GET / HTTP/1.1\r\nX: " + b"a" * (REQUEST_HEADER_BYTES * 2))
 
             assert client.recv(12) == b"HTTP/1.1 400"
-        assert httpx.get(f"{url}/-/healthy", trust_env=False).status_code == 200
+        assert httpx.get(f"{url}/-/healthy", trust_env=False, timeout=PATIENCE_SECONDS).status_code == 200
 
 
 class TestPaths:
@@ -207,7 +216,7 @@ class TestPaths:
     def test_head_gives_the_headers_of_get_without_the_body(self, daemon: Facts, url: str, path: str) -> None:
         """HEAD works everywhere."""
         daemon.report = report(device_report())
-        with httpx.Client(base_url=url, trust_env=False) as client:
+        with httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE_SECONDS) as client:
             head, whole = client.head(path), client.get(path)
 
         assert head.status_code == whole.status_code == 200
@@ -217,8 +226,8 @@ class TestPaths:
 
     def test_an_unknown_path_and_a_wrong_method_are_told_in_plain_text(self, url: str) -> None:
         """404 and 405 are short plain texts; 405 says what is allowed."""
-        unknown = httpx.get(f"{url}/metricz", trust_env=False)
-        wrong = httpx.post(f"{url}/metrics", trust_env=False)
+        unknown = httpx.get(f"{url}/metricz", trust_env=False, timeout=PATIENCE_SECONDS)
+        wrong = httpx.post(f"{url}/metrics", trust_env=False, timeout=PATIENCE_SECONDS)
 
         assert (unknown.status_code, unknown.text) == (404, "Not Found")
         assert (wrong.status_code, wrong.text) == (405, "Method Not Allowed")
@@ -476,7 +485,7 @@ class TestOneSlice:
         events.append(Event(NOW_WALL_SECONDS, EventKind.TREE_ENDED, "eth0", None, {}))
         daemon.report = report(device_report([LaneFigures(), LaneFigures("bob"), LaneFigures("a/b c")]))
         ledger = daemon.report.devices[0].ledger
-        assert daemon.state.save([ledger], events, NOW_WALL_SECONDS, save_wait_seconds=20).saved
+        assert save(daemon.state, [ledger], events, NOW_WALL_SECONDS).saved
 
     def test_it_says_why_in_words_and_what_happened(self, get: Get) -> None:
         """Its lanes with a sentence each, and its events, newest first."""
@@ -528,7 +537,7 @@ class TestOneSlice:
             device_report([LaneFigures(sent_bytes=5_000), LaneFigures("bob")]),
             at=Instant(NOW_WALL_SECONDS + 10, 1010.0, "boot-1"),
         )
-        assert daemon.state.save([later.devices[0].ledger], [], NOW_WALL_SECONDS + 10, save_wait_seconds=20).saved
+        assert save(daemon.state, [later.devices[0].ledger], [], NOW_WALL_SECONDS + 10).saved
         daemon.report = later
         answer = get("/api/v1/use/alice").json()
 
@@ -546,7 +555,7 @@ class TestDescription:
         lane = Lane("eth0", "alice", Traffic.NORMAL)
         daemon.report = report(device_report([LaneFigures(), LaneFigures("b", enforced_ceiling_bytes_per_second=-1)]))
         ledger = daemon.report.devices[0].ledger
-        daemon.state.save([ledger], [of_verdict(NOW_WALL_SECONDS, lane)], NOW_WALL_SECONDS, save_wait_seconds=20)
+        save(daemon.state, [ledger], [of_verdict(NOW_WALL_SECONDS, lane)], NOW_WALL_SECONDS)
         described = get("/api/v1/openapi.json").json()["paths"][path]["get"]["responses"]["200"]
         schema = described["content"]["application/json"]["schema"]
 
@@ -640,7 +649,7 @@ class TestListening:
         with serving(daemon, listening) as url:
             reached = url if listen in {"localhost:0", "[::1]:0"} else f"http://127.0.0.1:{port}"
 
-            assert httpx.get(f"{reached}/-/healthy", trust_env=False).status_code == 200
+            assert httpx.get(f"{reached}/-/healthy", trust_env=False, timeout=PATIENCE_SECONDS).status_code == 200
 
     def test_a_taken_port_is_named(self) -> None:
         """The error says which address and what to do."""
@@ -673,11 +682,11 @@ class TestListening:
         server = Server(app_of(daemon), [bind(f"unix:{path}")])
         server.start()
         transport = httpx.HTTPTransport(uds=str(path))
-        with httpx.Client(transport=transport, timeout=5) as client:
+        with httpx.Client(transport=transport, timeout=PATIENCE_SECONDS) as client:
             assert client.get("http://node/-/healthy").status_code == 200
         with pytest.raises(BwexporterError, match="somebody listens there already"):
             bind(f"unix:{path}")
-        server.stop()
+        server.stop(PATIENCE_SECONDS)
 
     def test_a_path_that_cannot_be_listened_on_is_named(self, tmp_path: Path) -> None:
         """A folder that is not there; a file of somebody is left alone."""
@@ -720,7 +729,7 @@ class TestListening:
         """A socket that was bound earlier, or inherited by number, loses no client."""
         with bind("127.0.0.1:0") as earlier:
             inherited = socket.socket(fileno=earlier.detach())
-        with socket.create_connection(inherited.getsockname(), timeout=5) as client:
+        with socket.create_connection(inherited.getsockname(), timeout=PATIENCE_SECONDS) as client:
             client.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
             with serving(daemon, inherited):
                 assert client.recv(12) == b"HTTP/1.1 200"
@@ -744,12 +753,15 @@ class TestListening:
         listening = bind("127.0.0.1:0")
         server = Server(app_of(daemon), [listening], patience=Patience(request_seconds=0.1))
         address = listening.getsockname()
-        with socket.create_connection(address, 5) as idle, socket.create_connection(address, 5) as half_way:
+        with (
+            socket.create_connection(address, PATIENCE_SECONDS) as idle,
+            socket.create_connection(address, PATIENCE_SECONDS) as half_way,
+        ):
             half_way.sendall(b"GET / HTTP/1.1\r\n")
             server.start()
 
             assert idle.recv(1) == half_way.recv(1) == b""
-        server.stop()
+        server.stop(PATIENCE_SECONDS)
 
     @pytest.mark.parametrize("listen", ["127.0.0.1:0", ":0"])
     def test_an_answer_never_waits_for_its_head_to_be_acknowledged(self, daemon: Facts, listen: str) -> None:

@@ -17,7 +17,9 @@ from bwexporter.core.report import Report
 from bwexporter.metrics.rendered import Piece, Rendered
 from bwexporter.state import State
 from bwexporter.web.app import Options, build_app
+from bwexporter.web.patience import Patience
 from bwexporter.web.server import Server
+from tests.waiting import PATIENCE_SECONDS
 
 TEXT = b'bwexporter_up 1\nbwexporter_frozen{a="\xc3\xa9"} 0\n'
 
@@ -50,25 +52,25 @@ def app_of(facts: Facts) -> Starlette:
 
 
 @contextmanager
-def serving(facts: Facts, listening: socket.socket) -> Iterator[str]:
+def serving(facts: Facts, listening: socket.socket, *, patience: Patience | None = None) -> Iterator[str]:
     """Serve the facts on the socket and give its address."""
     host, port, *_ = listening.getsockname()
-    server = Server(app_of(facts), [listening])
+    server = Server(app_of(facts), [listening], patience=patience)
     server.start()
     try:
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
-        server.stop()
+        server.stop(PATIENCE_SECONDS)
 
 
 @contextmanager
 def asking(url: str, **options: object) -> Iterator[httpx.Client]:
     """Give a client of a server that ignores the proxies of this machine."""
-    with httpx.Client(base_url=url, timeout=10, trust_env=False, **options) as client:  # type: ignore[arg-type]
+    with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS, trust_env=False, **options) as client:  # type: ignore[arg-type]
         yield client
 
 
 def connect(url: str) -> socket.socket:
     """Open a bare connection to a server."""
     parts = httpx.URL(url)
-    return socket.create_connection((parts.host, parts.port or 0), timeout=5)
+    return socket.create_connection((parts.host, parts.port or 0), timeout=PATIENCE_SECONDS)

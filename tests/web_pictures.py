@@ -25,6 +25,7 @@ from bwexporter.web.app import Options
 from bwexporter.web.listening import bind
 from tests.chromium import Chromium, Page, running
 from tests.reports import DAY_SECONDS, NOW_WALL_SECONDS, LaneFigures, device_report, report
+from tests.state_cases import save
 from tests.test_web import of_verdict
 from tests.web import Facts, serving
 
@@ -178,7 +179,7 @@ def served(shown: Report) -> Iterator[str]:
         file = Path(folder) / "state.db"
         state = open_state(file, now_wall_seconds=NOW)
         ledgers = [device.ledger for device in shown.devices]
-        assert state.save(ledgers, events(), NOW, save_wait_seconds=20).saved
+        assert save(state, ledgers, events(), NOW).saved
         state.close()
         if SHOWN in shown.devices[0].tariffs.lanes:
             record_past(file)

@@ -20,8 +20,9 @@ import pytest
 
 from bwexporter.apmon.jobs import ControlGroup, Job, Table
 from bwexporter.apmon.options import Options
-from tests.apmon_ground import CLOSE, Between, wait_until
+from tests.apmon_ground import CLOSE, Between
 from tests.kernel.test_classifier_real import below_root, group
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 __all__ = ["group"]  # the fixture
