@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS = 60.0
 _ON_3_AND_4 = """
 import os, sys
 ends = [os.dup2(int(number), 100 + at) for at, number in enumerate(sys.argv[1:3])]
@@ -92,7 +92,7 @@ class Chromium:
         os.close(self._from_browser)
         self._process.terminate()
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=ANSWER_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -17,6 +17,7 @@ from bwexporter.metrics import Exposition
 from bwexporter.parts import Publisher
 from bwexporter.stages import Pace
 from tests.reports import device_report, report
+from tests.waiting import PATIENCE_SECONDS
 
 
 @dataclass
@@ -43,7 +44,7 @@ class HeldTurns:
         del now
         self._in_turn = True
         self.begun.set()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(2 * PATIENCE_SECONDS)
         self._in_turn = False
         return report(device_report())
 
@@ -108,7 +109,7 @@ class HeldSink:
     def work(self) -> float:
         """Wait."""
         self.begun.set()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(2 * PATIENCE_SECONDS)
         return 1.0
 
     def close(self) -> None:
@@ -153,12 +154,12 @@ def test_a_turn_that_runs_at_the_end_ends_first_and_the_end_comes() -> None:
     turns = HeldTurns()
     daemon = daemon_of(turns)
     daemon.start()
-    assert turns.begun.wait(10)
+    assert turns.begun.wait(PATIENCE_SECONDS)
     stopping = stopped(daemon)
     stopping.join(timeout=0.2)
     assert stopping.is_alive()
     turns.go_on.set()
-    stopping.join(timeout=20)
+    stopping.join(timeout=PATIENCE_SECONDS)
 
     assert not stopping.is_alive()
     assert [False] == turns.finished_in_turn
@@ -174,14 +175,14 @@ def test_b36_a_reload_that_is_asked_for_while_a_turn_runs_is_done_after_it() -> 
 
     daemon = daemon_of(turns, call_roll=call_roll)
     daemon.start()
-    assert turns.begun.wait(10)
+    assert turns.begun.wait(PATIENCE_SECONDS)
     daemon.reload()
     early = called.wait(0.2)
     turns.go_on.set()
 
     assert not early
-    assert called.wait(20)
-    stopped(daemon).join(timeout=20)
+    assert called.wait(PATIENCE_SECONDS)
+    stopped(daemon).join(timeout=PATIENCE_SECONDS)
 
 
 class Overheard(Exposition):
@@ -208,10 +209,10 @@ def test_turns_that_come_due_while_one_still_runs_are_counted_and_published() ->
     before = exposition.misfires()
     daemon = daemon_of(turns, publisher=exposition)
     daemon.start()
-    assert turns.begun.wait(10)
-    late = exposition.late.wait(20)
+    assert turns.begun.wait(PATIENCE_SECONDS)
+    late = exposition.late.wait(PATIENCE_SECONDS)
     turns.go_on.set()
-    stopped(daemon).join(timeout=20)
+    stopped(daemon).join(timeout=PATIENCE_SECONDS)
 
     assert late
     assert before == 0
@@ -242,12 +243,12 @@ def test_a_reload_is_not_put_off_where_the_scheduler_hears_late_that_the_turn_ha
     try:
         daemon = daemon_of(turns, call_roll=call_roll)
         daemon.start()
-        assert turns.begun.wait(10)
+        assert turns.begun.wait(PATIENCE_SECONDS)
         daemon.reload()
         turns.go_on.set()
 
-        assert called.wait(20)
-        stopped(daemon).join(timeout=20)
+        assert called.wait(PATIENCE_SECONDS)
+        stopped(daemon).join(timeout=PATIENCE_SECONDS)
     finally:
         told.removeHandler(slow)
         told.setLevel(level)
@@ -259,10 +260,10 @@ def test_a_push_that_waits_for_a_server_holds_up_neither_turns_nor_the_end() -> 
     turns.go_on.set()
     daemon = daemon_of(turns, sink)
     daemon.start()
-    assert sink.begun.wait(10)
-    assert turns.begun.wait(10)
+    assert sink.begun.wait(PATIENCE_SECONDS)
+    assert turns.begun.wait(PATIENCE_SECONDS)
     stopping = stopped(daemon)
-    stopping.join(timeout=20)
+    stopping.join(timeout=PATIENCE_SECONDS)
     waited = stopping.is_alive()
     sink.go_on.set()
 

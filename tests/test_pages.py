@@ -350,7 +350,7 @@ def _until(condition: str) -> str:
     """Return a promise that is kept as soon as a condition holds."""
     return f"""new Promise((kept, broken) => {{
       const start = Date.now();
-      const look = () => ({condition}) ? kept() : Date.now() - start > 20000 ? broken("late") : setTimeout(look, 50);
+      const look = () => ({condition}) ? kept() : Date.now() - start > 60000 ? broken("late") : setTimeout(look, 50);
       look();
     }})"""
 

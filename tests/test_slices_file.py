@@ -16,10 +16,10 @@ import yaml
 from bwexporter.slices.combining import combine
 from bwexporter.slices.file import FileSource, identities, watch
 from bwexporter.slices.shelf import Shelf
+from tests.waiting import PATIENCE_SECONDS
 
 DATA = Path(__file__).parent / "data"
 DEPLOY = Path(__file__).parents[1] / "deploy"
-WAIT_SECONDS = 20
 
 BAD = [
     ("no_list", 1, "slices", "must be a list"),
@@ -272,7 +272,7 @@ class Watched:
 
     def next(self) -> frozenset[Path]:
         """Wait for a call."""
-        return self.calls.get(timeout=WAIT_SECONDS)
+        return self.calls.get(timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
     running = Watched(tmp_path / "slices.yml", tmp_path / "bwexporter.yml")
     yield running
     running.stop.set()
-    running.thread.join(WAIT_SECONDS)
+    running.thread.join(PATIENCE_SECONDS)
     assert not running.thread.is_alive()
 
 
@@ -323,7 +323,7 @@ def test_a_swapped_symlink_is_noticed(tmp_path: Path) -> None:
             assert FileSource(path).read().records[0].name == f"v{version}"
     finally:
         running.stop.set()
-        running.thread.join(WAIT_SECONDS)
+        running.thread.join(PATIENCE_SECONDS)
 
 
 def test_a_directory_that_comes_later_is_noticed(tmp_path: Path) -> None:
@@ -336,4 +336,4 @@ def test_a_directory_that_comes_later_is_noticed(tmp_path: Path) -> None:
         assert running.next() == {path}
     finally:
         running.stop.set()
-        running.thread.join(WAIT_SECONDS)
+        running.thread.join(PATIENCE_SECONDS)

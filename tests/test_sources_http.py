@@ -24,6 +24,7 @@ from bwexporter.slices.polled import PolledSource
 from bwexporter.slices.shelf import Shelf
 from bwexporter.sources import HttpAt, Polling
 from tests.servers import Asked, Certificates, Says, Server
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 SECRET = "s3cr3t-t0ken"  # noqa: S105 - of this test
 NOW = 1_700_000_000.0
@@ -62,7 +63,9 @@ def make(tmp_path: Path, certificates: Certificates) -> Make:
     def made(server: Server, **given: Any) -> PolledSource:
         way_in = {key: given.pop(key, None) for key in ("token_file", "user", "password_file")}
         given = {"ca_file": certificates.ca_file, "guard": True, "largest_bytes": 1 << 20, **given}
-        polling = Polling(**{"url": f"{server.url}/slices.json", "every_seconds": 60, "timeout_seconds": 5, **given})
+        polling = Polling(
+            **{"url": f"{server.url}/slices.json", "every_seconds": 60, "timeout_seconds": PATIENCE_SECONDS, **given}
+        )
         at = HttpAt(polling, **way_in)
         asking = HttpList(at)
         shelf = Shelf(tmp_path / "state.db", "http", polling.url)
@@ -143,8 +146,8 @@ def test_slices_come_change_go_and_return(server: Server, make: Make) -> None:
 )
 def test_no_trouble_of_the_server_removes_anybody(server: Server, make: Make, says: Says, text: str) -> None:
     """The running set stays, what is wrong is said in one sentence, and a good answer ends it."""
-    source = make(server, timeout_seconds=1 if says.trickle_seconds else 5)
-    source.poll()
+    source = make(server, timeout_seconds=1 if says.trickle_seconds else PATIENCE_SECONDS)
+    wait_until(lambda: source.poll() and source.read().up)
     good, server.answer = server.answer, lambda _: says
     assert source.poll()
     assert names(source) == ["ann", "bob"]
@@ -152,8 +155,7 @@ def test_no_trouble_of_the_server_removes_anybody(server: Server, make: Make, sa
     assert trouble(source).count(server.url) == 1
     assert not source.poll(), "that it is still down is no change"
     server.answer = good
-    assert source.poll()
-    assert source.read().up
+    wait_until(lambda: source.poll() and source.read().up)
 
 
 def test_a_server_that_is_gone(server: Server, make: Make) -> None:
@@ -449,7 +451,7 @@ def test_a_source_that_is_asked_in_another_way_goes_on(
 ) -> None:
     """A changed timeout or token removes nobody, even where nothing could be kept on disk."""
     sources = Sources(tmp_path / "gone" / "state.db", lambda: NOW, dict, keeps=True)
-    polling = Polling(f"{server.url}/slices.json", 60, 5, 1 << 20, certificates.ca_file, guard=True)
+    polling = Polling(f"{server.url}/slices.json", 60, PATIENCE_SECONDS, 1 << 20, certificates.ca_file, guard=True)
     before = HttpAt(polling, None, None, None)
     sources.read([before])
     sources.polled[0].poll()

@@ -19,6 +19,7 @@ from bwexporter.slices.shelf import Shelf
 from bwexporter.slices.source import InterfaceCap
 from bwexporter.sources import PlcAt, Polling
 from tests.servers import Asked, Certificates, Plc, Says, Server, sliver
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 PASSWORD = "s3cr3t"  # noqa: S105 - of this test
 AUTH = f"AuthMethod: password\nUsername: noc@example.org\nAuthString: {PASSWORD}\n"
@@ -60,7 +61,7 @@ def make(tmp_path: Path, server: Server, certificates: Certificates, accounts: d
 
     def made(**keys: Any) -> PolledSource:
         url = keys.pop("url", f"{server.url}/PLCAPI/")
-        polling = Polling(url, 600, keys.pop("timeout", 5), 1 << 20, certificates.ca_file, guard=True)
+        polling = Polling(url, 600, keys.pop("timeout", PATIENCE_SECONDS), 1 << 20, certificates.ca_file, guard=True)
         usual = {"auth_file": tmp_path / "auth.yml", "node": "node1.example.org", "exempt_group": "Internet2"}
         at = PlcAt(polling, **{**usual, "slice_prefix": "pl", **keys})
         asking = PlcNode(at, lambda: accounts)
@@ -342,8 +343,8 @@ BOMB = b"""<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bbbbbbbbbb"><!ENTITY c 
 )
 def test_no_trouble_of_plc_removes_anybody(make: Make, server: Server, says: Says, text: str | None) -> None:
     """The running set stays, and what is wrong is said in one sentence."""
-    source = make(timeout=1 if says.trickle_seconds else 5)
-    source.poll()
+    source = make(timeout=1 if says.trickle_seconds else PATIENCE_SECONDS)
+    wait_until(lambda: source.poll() and source.read().up)
     server.answer = lambda _: says
     source.poll()
     if text is None:

@@ -28,6 +28,7 @@ from bwexporter.web.owners import OwnerLinks
 from tests.certificates import Authority
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
 from tests.test_web_config import PASSWORD, hashed
+from tests.waiting import PATIENCE_SECONDS
 
 Ended = tuple[int, str, str]
 
@@ -141,7 +142,7 @@ def running(tmp_path: Path) -> Iterator[Callable[[Config], int]]:
 
     yield serve
     for server in servers:
-        server.stop()
+        server.stop(PATIENCE_SECONDS)
     state.close()
 
 
@@ -216,16 +217,18 @@ class TestAsking:
             text=True,
         )
         assert watching.stdout is not None
-        timer = threading.Timer(30, watching.kill)
+        timer = threading.Timer(2 * PATIENCE_SECONDS, watching.kill)
         timer.start()
         seen = 0
         while seen < 2:
-            seen += "a/b c" in watching.stdout.readline()
+            line = watching.stdout.readline()
+            assert line, "it has ended"
+            seen += "a/b c" in line
         watching.send_signal(signal.SIGINT)
         watching.stdout.read()
         watching.stdout.close()
 
-        assert watching.wait(timeout=20) == 0
+        assert watching.wait(timeout=PATIENCE_SECONDS) == 0
         timer.cancel()
 
 

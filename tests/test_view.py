@@ -22,6 +22,7 @@ from bwexporter.state import open_state
 from bwexporter.web import api
 from bwexporter.web.listening import bind
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
+from tests.waiting import PATIENCE_SECONDS
 from tests.web import Facts, serving
 
 MEGABYTE = 1_000_000
@@ -151,7 +152,7 @@ def test_on_a_terminal_it_follows_keys_and_leaves_the_terminal_as_it_was(tmp_pat
         facts.readiness = (False, "The last good turn was 41 s ago.")
         _read_until(ours, "The last good turn was 41 s ago.")
         os.write(ours, b"q")
-        assert watching.wait(30) == 0
+        assert watching.wait(PATIENCE_SECONDS) == 0
     state.close()
     os.close(ours)
     os.close(theirs)
@@ -160,7 +161,7 @@ def test_on_a_terminal_it_follows_keys_and_leaves_the_terminal_as_it_was(tmp_pat
 
 
 def _read_until(terminal: int, words: str) -> str:
-    read, deadline = "", time.monotonic() + 30
+    read, deadline = "", time.monotonic() + PATIENCE_SECONDS
     while words not in read:
         assert time.monotonic() < deadline, read
         if select.select([terminal], [], [], 1.0)[0]:
