@@ -633,10 +633,10 @@ def test_16_a_reading_under_way_does_not_bring_the_old_destinations_back() -> No
             in_one_piece(f"127.0.0.1:{next(ports)}\n")(request)
 
         with serving(slowly) as url, make(f"{url}/apmon.conf") as apmon:
-            assert asked.acquire(timeout=20.0)
+            assert asked.acquire(timeout=PATIENCE_SECONDS)
             reloader = threading.Thread(target=lambda: read_again(apmon))
             reloader.start()
-            assert asked.acquire(timeout=20.0)
+            assert asked.acquire(timeout=PATIENCE_SECONDS)
             apmon.setDestinations(("127.0.0.1:30",))
             answers.release()
             reloader.join()
