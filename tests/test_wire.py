@@ -120,6 +120,22 @@ def test_messages_of_any_mixture_of_lengths_are_read_in_their_order(
     assert decoded(b"".join(map(kernel_message, dump)), known) == list(map(expected, dump))
 
 
+@given(st.lists(st.lists(messages, max_size=4), max_size=5), st.lists(messages, max_size=4))
+def test_a_dump_is_read_part_by_part_as_it_is_in_one(
+    dump: list[list[ClassMessage]], before: list[ClassMessage]
+) -> None:
+    """Each part overwrites the one before it, and each dump the last one; the shapes of one are known to the next."""
+    reading, arena = wire.Reading([]), bytearray(1 << 16)
+    for one in ([before], dump):
+        reading.begin()
+        for part in one:
+            data = b"".join(map(kernel_message, part))
+            arena[: len(data)] = data
+            reading.take(arena, len(data))
+    whole = b"".join(kernel_message(said) for part in dump for said in part)
+    assert reading.block.tolist() == wire.decode_block(whole, len(whole), []).tolist()
+
+
 def test_a_uniform_dump_is_read() -> None:
     """A thousand classes, each with its own numbers."""
     dump = [ClassMessage(handle=0x11000 + row, sent_bytes=row << 33, ceiling=row + 1) for row in range(1000)]

@@ -331,8 +331,8 @@ def next_look_seconds(
         tariffs, rows, allowance[rows], threshold[rows], used[rows], remaining[rows],
         sent=accounts.recent_bytes[rows] > 0, look_margin_seconds=look_margin_seconds,
     )  # fmt: skip
-    held_back = max(float(np.min(early, initial=np.inf)), shortest_interval_seconds)
-    return max(min(interval_seconds, float(np.min(remaining)), held_back), SOON_SECONDS)
+    held_back = max(float(early.min(initial=np.inf)), shortest_interval_seconds)
+    return max(min(interval_seconds, float(remaining.min()), held_back), SOON_SECONDS)
 
 
 def admit(

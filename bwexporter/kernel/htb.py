@@ -71,6 +71,7 @@ class Device:
         self._listener = Listener()
         self._requests = Requests()
         self._shapes: list[wire.Shape] = []
+        self._reading = wire.Reading(self._shapes)
         self._ifindex = 0  # of the last look; 0 before the first
         self._trees: tuple[int, ...] = (wire.TREE_HANDLE,)  # whose classes are dumped
         self._missing = False  # the device had no such name when it was last sought
@@ -222,11 +223,11 @@ class Device:
         """Ask for the root queue alone, as a dump would list every queue of the machine: (errno, queue or None)."""
         first = self._requests.reserve(1)
         place = wire.Place(ifindex, 0, wire.TC_H_ROOT)
-        data = wire.encode_request(wire.RTM_GETQDISC, wire.NLM_F_ECHO | wire.NLM_F_ACK, first, place)
+        question = wire.encode_request(wire.RTM_GETQDISC, wire.NLM_F_ECHO | wire.NLM_F_ACK, first, place)
         self._question = (self._requests.port, first)
-        outcome, used = self._requests.exchange(data, 1, first)
-        if outcome[0] not in {0, errno.ENOENT, errno.EINVAL}:
-            return int(outcome[0]), None
+        refused, used = self._requests.exchange_one(question, first, acknowledged=True)
+        if refused not in {0, errno.ENOENT, errno.EINVAL}:
+            return refused, None
         return 0, wire.decode_qdisc(self._requests.arena, 0, used) if used else None
 
     def _own_root(self, ifindex: int) -> wire.Qdisc | None:
@@ -244,12 +245,14 @@ class Device:
         return None
 
     def _dump(self, ifindex: int) -> tuple[I8, bool]:
-        blocks, intact = [], True
+        if len(self._trees) == 1:
+            intact = self._requests.read(wire.Place(ifindex, 0, self._trees[0]), self._reading)
+            return self._reading.block, intact
+        blocks, intact = [_nothing()], True
         for tree in self._trees:
-            used, whole = self._requests.dump(wire.RTM_GETTCLASS, wire.Place(ifindex, 0, tree))
-            blocks.append(wire.decode_block(self._requests.arena, used, self._shapes))
-            intact &= whole
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1), intact
+            intact &= self._requests.read(wire.Place(ifindex, 0, tree), self._reading)
+            blocks.append(self._reading.block.copy())
+        return np.concatenate(blocks, axis=1), intact
 
     def _snapshot(self, ifindex: int, root: wire.Qdisc | None, block: I8, *, clean: bool) -> Snapshot:
         """Put a look together; from here on what has ended counts as told."""
@@ -401,7 +404,7 @@ class Device:
         at, present = find(self._classes.handle, classes.handle[rows])
         rows, leaf = rows[present], self._classes.leaf[at[present]]
         before, wanted = changes.before_ceiling_bytes_per_second[rows], classes.ceiling_bytes_per_second[rows]
-        packets_before, packets_wanted = wire.leaf_packets(np.stack([before, wanted]))
+        packets_before, packets_wanted = wire.leaf_packets(np.array([before, wanted]))
         unfit = (leaf > 0) & (packets_before != packets_wanted)
         missing = rows[leaf == 0]
         if unfit.any():

@@ -81,19 +81,16 @@ class Requests:
         self._seq += count
         return first
 
-    def dump(self, kind: int, place: wire.Place, *, again: bool = True) -> tuple[int, bool]:
+    def dump(self, kind: int, place: wire.Place) -> tuple[int, bool]:
         """Dump objects into the arena: (bytes used, whether the kernel called it consistent).
 
         KernelUnreadable where the kernel refuses, stops short or loses a part twice.
         """
-        try:
-            return self._dump(kind, place)
-        except OSError as error:
-            self._reopen()
-            if again and error.errno == errno.ENOBUFS:
-                return self.dump(kind, place, again=False)
-            why = "not in time" if isinstance(error, BlockingIOError) else os.strerror(error.errno or 0)
-            raise KernelUnreadable(f"the kernel did not answer a dump: {why}") from error
+        return self._tried(kind, place, None, again=True)
+
+    def read(self, place: wire.Place, reading: wire.Reading) -> bool:
+        """Dump classes into a reading, and say whether the kernel called it consistent; otherwise as `dump`."""
+        return self._tried(wire.RTM_GETTCLASS, place, reading, again=True)[1]
 
     def exchange(self, data: bytes, count: int, first_seq: int) -> tuple[NDArray[np.int32], int]:
         """Send `count` messages of one length in batches: (errno of each, bytes of the arena used by answers).
@@ -114,15 +111,24 @@ class Requests:
                 outcome[start:end] = errno.ETIMEDOUT if isinstance(error, BlockingIOError) else error.errno or errno.EIO
         return outcome, used
 
-    def exchange_one(self, message: bytes, seq: int) -> tuple[int, int]:
-        """Send one message that is answered with what it made, or refused: (errno, bytes of the arena used)."""
+    def exchange_one(self, message: bytes, seq: int, *, acknowledged: bool = False) -> tuple[int, int]:
+        """Send one message that is answered with what it is about, or refused: (errno, bytes of the arena used).
+
+        `acknowledged` says that it asks to be acknowledged as well, after the answer.
+        """
+        used = 0
         try:
             self._socket.send(message)
             while True:
-                size = self._receive(0)
-                _, kind, _, answered, port, code = _TAIL.unpack_from(self._arena)
-                if answered == seq and port == self._port:
-                    return (-code, 0) if kind == wire.NLMSG_ERROR else (0, size)
+                size = self._receive(used)
+                _, kind, _, answered, port, code = _TAIL.unpack_from(self._arena, used)
+                if answered != seq or port != self._port:
+                    continue
+                if kind == wire.NLMSG_ERROR:
+                    return -code, used
+                used += size
+                if not acknowledged:
+                    return 0, used
         except OSError as error:
             self._reopen()
             return errno.ETIMEDOUT if isinstance(error, BlockingIOError) else error.errno or errno.EIO, 0
@@ -145,9 +151,22 @@ class Requests:
         self._socket.close()
         self._socket = self._open()
 
-    def _dump(self, kind: int, place: wire.Place) -> tuple[int, bool]:
+    def _tried(self, kind: int, place: wire.Place, reading: wire.Reading | None, *, again: bool) -> tuple[int, bool]:
+        try:
+            return self._dump(kind, place, reading)
+        except OSError as error:
+            self._reopen()
+            if again and error.errno == errno.ENOBUFS:
+                return self._tried(kind, place, reading, again=False)
+            why = "not in time" if isinstance(error, BlockingIOError) else os.strerror(error.errno or 0)
+            raise KernelUnreadable(f"the kernel did not answer a dump: {why}") from error
+
+    def _dump(self, kind: int, place: wire.Place, reading: wire.Reading | None) -> tuple[int, bool]:
+        """Dump into the arena; where a reading takes it in part by part, each part in the place of the last one."""
         seq = self.reserve(1)
         self._socket.send(wire.encode_request(kind, wire.NLM_F_DUMP, seq, place))
+        if reading is not None:
+            reading.begin()
         used, flags = 0, 0
         while True:
             size = self._receive(used)
@@ -157,10 +176,16 @@ class Requests:
                 raise KernelUnreadable(f"the kernel refused a dump: {os.strerror(-code)}")
             used += size
             length, last_kind, last_flags, last_seq, port, code = _TAIL.unpack_from(self._arena, used - _TAIL.size)
-            if (length, last_kind, last_seq, port) == (_TAIL.size, wire.NLMSG_DONE, seq, self._port):
+            is_done = (length, last_kind, last_seq, port) == (_TAIL.size, wire.NLMSG_DONE, seq, self._port)
+            if is_done:
                 if code < 0:
                     raise KernelUnreadable(f"the kernel cut a dump short: {os.strerror(-code)}")
-                return used - _TAIL.size, not (flags | last_flags) & wire.NLM_F_DUMP_INTR
+                used -= _TAIL.size
+            if reading is not None:
+                reading.take(self._arena, used)
+                used = 0
+            if is_done:
+                return used, not (flags | last_flags) & wire.NLM_F_DUMP_INTR
 
     def _collect(self, outcome: NDArray[np.int32], first_seq: int, last: int, used: int) -> int:
         """Take replies until the message of row `last` is acknowledged or refused; keep the answers in the arena."""

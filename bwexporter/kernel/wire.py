@@ -15,6 +15,7 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,6 +111,7 @@ class Shape:
     words: int
     header_at: I8  # the message's length, the kind, and the header of every attribute
     header: NDArray[np.uint32]
+    header_bytes: bytes
     words_at: I8  # the field of each row of the block, then the upper halves of those that have 64 bits
     read_at: I8  # both, these first: so they are read in one go
     wide: tuple[int, ...]  # rows of the block that have 64 bits
@@ -149,13 +151,48 @@ def decode_classes(arena: Buffer, used_bytes: int, known: list[Shape] | None = N
     return columns(decode_block(arena, used_bytes, [] if known is None else known))
 
 
+class Reading:
+    """The class messages of a dump, taken in part by part, each while the processor still has it at hand."""
+
+    def __init__(self, known: list[Shape]) -> None:
+        self._known = known
+        self._room = np.empty((_BACKLOG + 1, 0), np.int64)
+        self._messages = 0
+
+    def begin(self) -> None:
+        """Begin anew; what was read before is overwritten."""
+        self._messages = 0
+
+    def take(self, arena: Buffer, used_bytes: int) -> None:
+        """Take in whole messages from the start of an arena; KernelUnreadable as for `decode_classes`."""
+        words = _words(arena, used_bytes)
+        if not len(words):
+            return
+        fields, shape = _uniform(words, self._known) or (_mixed(arena, words, self._known), None)
+        start, self._messages = self._messages, self._messages + fields.shape[1]
+        if self._messages > self._room.shape[1]:
+            grown = np.empty((_BACKLOG + 1, 2 * self._messages), np.int64)
+            grown[:, :start] = self._room[:, :start]
+            self._room = grown
+        _fill(self._room[:, start : self._messages], fields, shape.wide if shape else ())
+
+    @property
+    def block(self) -> I8:
+        """What was taken in, as `decode_block` returns it; until the next beginning."""
+        return self._room[:, : self._messages]
+
+
 def decode_block(arena: Buffer, used_bytes: int, known: list[Shape]) -> I8:
     """Turn class messages into a block: a row a field, as the kernel says it, and a column a message."""
     words = _words(arena, used_bytes)
     if not len(words):
-        return np.empty((_BACKLOG + 1, 0), np.int64)
+        return _no_block()
     uniform = _uniform(words, known)
     return _block(*uniform) if uniform else _mixed(arena, words, known)
+
+
+def _no_block() -> I8:
+    return np.empty((_BACKLOG + 1, 0), np.int64)
 
 
 def columns(block: I8) -> tuple[Classes, Counts, I8]:
@@ -380,9 +417,15 @@ def _uniform(words: NDArray[np.uint32], known: list[Shape]) -> tuple[NDArray[np.
         if len(words) % shape.words == 0:
             read = words.reshape(-1, shape.words).T[shape.read_at]
             fields = len(shape.words_at)
-            if (read[fields:] == shape.header[:, None]).all():
+            if read[fields:].tobytes() == _headers(shape.header_bytes, read.shape[1]):
                 return read[:fields], shape
     return None
+
+
+@lru_cache(maxsize=8)
+def _headers(header: bytes, messages: int) -> bytes:
+    """Return the headers of so many messages as they are read: bytes are compared in a third of the time of words."""
+    return np.repeat(np.frombuffer(header, np.uint32), messages).tobytes()
 
 
 def _field(fields: NDArray[np.uint32], shape: Shape, row: int) -> I8:
@@ -394,10 +437,16 @@ def _field(fields: NDArray[np.uint32], shape: Shape, row: int) -> I8:
 
 
 def _block(fields: NDArray[np.uint32], shape: Shape) -> I8:
-    block = fields.astype(np.int64)
-    for upper, row in enumerate(shape.wide, _BACKLOG + 1):
-        block[row] |= block[upper] << 32
-    return block[: _BACKLOG + 1]
+    block = np.empty((_BACKLOG + 1, fields.shape[1]), np.int64)
+    _fill(block, fields, shape.wide)
+    return block
+
+
+def _fill(block: I8, fields: NDArray[Any], wide: tuple[int, ...]) -> None:
+    """Fill a block with fields; those of `wide` rows have upper halves, which come behind all others."""
+    block[:] = fields[: _BACKLOG + 1]
+    for upper, row in enumerate(wide, _BACKLOG + 1):
+        block[row] |= fields[upper].astype(np.int64) << 32
 
 
 def _fits(matrix: NDArray[np.uint32], shape: Shape) -> B1:
@@ -479,10 +528,12 @@ def _shape(raw: bytes) -> Shape:
     wide = [row for row, (_, size) in fields.items() if size == 8]
     lower = [at + low * (size == 8) for _, (at, size) in sorted(fields.items())]
     words_at = np.array(lower + [fields[row][0] + high for row in wide], np.int64) // 4
+    header = np.frombuffer(raw, np.uint32)[header_at]
     return Shape(
         words=len(raw) // 4,
         header_at=header_at,
-        header=np.frombuffer(raw, np.uint32)[header_at],
+        header=header,
+        header_bytes=header.tobytes(),
         words_at=words_at,
         read_at=np.concatenate([words_at, header_at]),
         wide=tuple(wide),

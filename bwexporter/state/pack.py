@@ -42,6 +42,10 @@ _ACCOUNTS = tuple(field.name for field in fields(Accounts))
 _COUNTERS = tuple(field.name for field in fields(Counters))
 _PAST = "past_bytes"
 _RINGS = tuple(field.name for field in fields(Rings) if field.name != _PAST)
+_OF_ACCOUNTS, _OF_COUNTERS, _OF_RINGS = (
+    tuple((f"{table}.{name}", name) for name in names)
+    for table, names in (("accounts", _ACCOUNTS), ("counters", _COUNTERS), ("rings", _RINGS))
+)
 
 _NARROW = (("<u1", 1 << 8), ("<u2", 1 << 16), ("<u4", 1 << 32))
 _WIDEST = 1 << 62  # between the numbers of a column that is reckoned with: nothing then leaves 64 bits
@@ -152,14 +156,14 @@ def _narrowed_integers(column: I8) -> tuple[NDArray[Any], int, int, int]:
 
 def _columns_of(ledger: Ledger, lane_ids: I8) -> Iterator[tuple[str, NDArray[Any]]]:
     yield "lane", lane_ids
-    for name in _ACCOUNTS:
-        yield f"accounts.{name}", getattr(ledger.accounts, name)
-    for name in _COUNTERS:
-        yield f"counters.{name}", getattr(ledger.counters, name)
+    for stored_name, name in _OF_ACCOUNTS:
+        yield stored_name, getattr(ledger.accounts, name)
+    for stored_name, name in _OF_COUNTERS:
+        yield stored_name, getattr(ledger.counters, name)
     for name in _PARENTS:
         yield name, getattr(ledger, name)
-    for name in _RINGS if ledger.rings is not None else ():
-        yield f"rings.{name}", getattr(ledger.rings, name)
+    for stored_name, name in _OF_RINGS if ledger.rings is not None else ():
+        yield stored_name, getattr(ledger.rings, name)
 
 
 def unpack_ledger(device: str, packed: bytes, lanes: Mapping[int, Lane], past: bytes | None = None) -> Ledger:

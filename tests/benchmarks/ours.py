@@ -81,7 +81,7 @@ class Ours:
             self._turn()
         self.overspenders = np.arange(5, len(tariffs), 100)
         self._odd = False
-        self._requests, self._shapes = Requests(), list[wire.Shape]()
+        self._requests, self._reading = Requests(), wire.Reading([])
 
     def spare(self, count: int) -> int:
         """Make the classes that belong to nobody, and return how many lanes there are."""
@@ -178,8 +178,8 @@ class Ours:
         place = wire.Place(socket.if_nametoindex(self.device), 0, wire.TREE_HANDLE)
 
         def read() -> None:
-            used, _ = self._requests.dump(wire.RTM_GETTCLASS, place)
-            wire.decode_classes(self._requests.arena, used, self._shapes)
+            self._requests.read(place, self._reading)
+            wire.columns(self._reading.block)
 
         return timed(read, repeat)
 
