@@ -188,7 +188,7 @@ _NEEDS: Mapping[Action, set[str]] = {
 _ALLOWS: Mapping[Action, set[str]] = {
     Action.CAP: _WHICH,
     Action.RELEASE: _WHICH,
-    Action.TOP_UP: _WHICH,
+    Action.TOP_UP: _WHICH | {"seconds"},
     Action.LEND: _WHICH | _LENDABLE,
     Action.RESTORE: _WHICH,
     Action.FREEZE: {"seconds"},

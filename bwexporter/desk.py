@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bwexporter.core import carry, hand
+from bwexporter.core import carry, events, hand
 from bwexporter.core.accounting import Count
 from bwexporter.core.events import Refusal
 from bwexporter.core.lanes import (
@@ -27,6 +27,7 @@ from bwexporter.core.lanes import (
     Lane,
     Ledger,
     Outcomes,
+    Reason,
     Snapshot,
     Tariffs,
     Verdicts,
@@ -179,6 +180,27 @@ class Work:
         row, changed = find(self.changes.classes.handle[order], handles)
         read_back = self.outcomes.enforced_ceiling_bytes_per_second[order][row]
         return _or_absent(np.where(changed, read_back, self.held_ceilings()))
+
+    def fates(self, verdicts: Verdicts, rows: Sequence[int]) -> list[str]:
+        """Say of lanes what became of their ceilings in the kernel."""
+        changes, outcomes, enforced = self.changes, self.outcomes, self.enforced_ceilings()
+        refused = {}
+        if changes is not None and outcomes is not None:
+            refused = dict(zip(changes.classes.handle.tolist(), outcomes.errno.tolist(), strict=True))
+        handles, late = self.desk.ledger.counters.handle, enforced < 0
+        if self.is_cut:
+            late |= enforced != verdicts.asked_ceiling_bytes_per_second
+
+        def fate(row: int) -> str:
+            if verdicts.reason[row] == Reason.FROZEN:
+                return events.KEPT
+            if outcomes is None or self.desk.tariffs.shadow[row]:
+                return events.FAILED if self.trouble else events.IN_SHADOW
+            if errno := refused.get(int(handles[row]), 0):
+                return events.name_of(errno)
+            return events.WAITING if late[row] else events.APPLIED
+
+        return [fate(row) for row in rows]
 
     @property
     def is_building(self) -> bool:

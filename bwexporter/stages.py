@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -279,7 +280,9 @@ def tell(work: Work, occasion: Occasion) -> tuple[DeviceReport, tuple[Event, ...
         desk.due_at_boot_seconds = occasion.now.boot_seconds + occasion.pace.interval_seconds
         return _unread(work, occasion), ()
     frozen_by = events.FROZEN_BY_HAND if occasion.frozen else events.FROZEN_BY_LOSS
-    of_verdicts, accounts = events.of_verdicts(desk.ledger, desk.tariffs, verdicts, frozen_by=frozen_by)
+    of_verdicts, accounts = events.of_verdicts(
+        desk.ledger, desk.tariffs, verdicts, outcomes_of=partial(work.fates, verdicts), frozen_by=frozen_by
+    )
     told = (*of_verdicts, *_of_guarantees(desk, verdicts), *_of_outcomes(desk, changes, work.outcomes))
     if accounts is not desk.ledger.accounts:
         desk.ledger = replace(desk.ledger, accounts=accounts)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bwexporter import explain
+from bwexporter.core import events
 from bwexporter.core.lanes import UNLIMITED
 from bwexporter.core.orders import Action, InForce, Outcome
 from bwexporter.core.report import Event, EventKind, WouldBe
@@ -140,7 +141,22 @@ def order(inputs: Inputs) -> str:
 def _verdict(inputs: Inputs) -> str:
     before, after = inputs["old_ceiling_bytes_per_second"], inputs["ceiling_bytes_per_second"]
     moved = "" if before in {0, after} else f"Ceiling {print_rate(before)} -> {print_rate(after)}. "
-    return f"{moved}{explain.sentence(explain.of_inputs(inputs))}"
+    return f"{moved}{explain.sentence(explain.of_inputs(inputs))}{_became(str(inputs.get('outcome', events.APPLIED)))}"
+
+
+def _became(outcome: str) -> str:
+    """Say what became of a ceiling in the kernel, where that is more than that it is in force."""
+    match outcome:
+        case events.APPLIED | events.KEPT:
+            return ""
+        case events.IN_SHADOW:
+            return " It is judged only."
+        case events.WAITING:
+            return " The kernel is given it by a later turn."
+        case events.FAILED:
+            return " The kernel could not be asked for it."
+        case _:
+            return f" The kernel refused it: {outcome}."
 
 
 def _period_rolled(inputs: Inputs) -> str:

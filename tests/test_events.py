@@ -13,6 +13,7 @@ from bwexporter.core.lanes import Traffic
 from bwexporter.core.periods import Calendar, Rolling, Unit
 from bwexporter.core.report import Event, EventKind
 from bwexporter.stages import Pace
+from bwexporter.telling import sentence
 from tests.fake_kernel import FakeClass
 from tests.node import DEVICE, Node
 
@@ -83,6 +84,27 @@ def test_a_changed_verdict_is_told_once_with_its_inputs() -> None:
         "threshold_bytes": 80 * MEGABYTE,
     }.items() <= told.inputs.items()
     assert [()] * 5 == later
+
+
+def outcome(events: tuple[Event, ...]) -> str:
+    """Return what the one verdict among events says became of its ceiling."""
+    (verdict,) = [one for one in events if one.kind is EventKind.VERDICT]
+    return str(verdict.inputs["outcome"])
+
+
+def test_a_verdict_says_what_became_of_it_in_the_kernel() -> None:
+    """It is in force, or the kernel refused it, or nothing was asked of the kernel."""
+    applied, refused, watched = a_node(), a_node(), a_node(shadow=True)
+    refused.kernel.refusals = {refused.class_of("ann"): errno.EINVAL}
+    for node in (applied, refused, watched):
+        send(node, 82 * MEGABYTE)
+
+    told = [told_in_turn(node) for node in (applied, refused, watched)]
+
+    assert ["applied", "EINVAL", "shadow"] == [outcome(events) for events in told]
+    said = [sentence(one.kind, one.inputs) for events in told for one in events if one.kind is EventKind.VERDICT]
+    assert said[0] + " The kernel refused it: EINVAL." == said[1]
+    assert said[2].endswith(" It is judged only.")
 
 
 def test_a_ceiling_that_doubled_is_told_and_smaller_changes_are_not() -> None:

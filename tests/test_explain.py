@@ -233,7 +233,9 @@ def told_of(ledger: Ledger, tariffs: Tariffs) -> Figures:
         frozen=False,
     )
     look = policies.Look(one, np.full(1, 1), 10.0, 2.0, frozen=False, enforcing=True)
-    (event,), _ = events.of_verdicts(ledger, tariffs, policies.judged(ledger, tariffs, law, look))
+    (event,), _ = events.of_verdicts(
+        ledger, tariffs, policies.judged(ledger, tariffs, law, look), outcomes_of=lambda rows: ["applied"] * len(rows)
+    )
     return explain.of_inputs(event.inputs)
 
 
@@ -266,7 +268,7 @@ def judged(used_bytes: int, remaining_seconds: float, full: int, floor: int) -> 
         look_margin_seconds=2.0,
         frozen=False,
     )
-    (event,), _ = events.of_verdicts(ledger, tariffs, verdicts)
+    (event,), _ = events.of_verdicts(ledger, tariffs, verdicts, outcomes_of=lambda rows: ["applied"] * len(rows))
     return explain.of_inputs(event.inputs)
 
 

@@ -93,6 +93,23 @@ def kill(node: Node) -> None:
 # Orders.
 
 
+def test_a_top_up_for_a_while_is_gone_when_that_is_over() -> None:
+    """What was used by then stays used, and the period goes on."""
+    node = a_node()
+    order(node, Action.TOP_UP, volume_bytes=50 * MEGABYTE, seconds=95.0)
+    during = after(node)
+    send(node, 110 * MEGABYTE)
+    over = after(node, 90.0)
+
+    row = node.row("ann")
+    allowances = [int(report.devices[0].verdicts.allowance_bytes[row]) for report in (during, over)]
+    assert [150 * MEGABYTE, 100 * MEGABYTE] == allowances
+    assert 80.0 < during.by_hand[0].until_wall_seconds - during.at.wall_seconds < 90.0
+    assert outcomes(over) == [("top-up", "expired")]
+    assert node.account("ann")["used_bytes"] == 110 * MEGABYTE
+    assert reason(over.devices[0]) is Reason.OVER_ALLOWANCE
+
+
 def test_a_cap_holds_from_the_next_turn_until_it_expires() -> None:
     """A look is due at the very end, and the audit names both."""
     node = a_node()

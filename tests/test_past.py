@@ -323,6 +323,23 @@ def test_why_as_json_has_the_event(bwexporter: Bwexporter, kept: Path, told: str
     assert exempt["by_hand"] == []
 
 
+def test_why_says_no_since_that_is_another_verdicts(
+    bwexporter: Bwexporter, config: Path, told: str, lived: tuple[list[Event], Report]
+) -> None:
+    """What a turn has told is saved by the next one: until then the newest event is that of the verdict before."""
+    config.write_text(config.read_text() + f"web: {{listen: ['{told.removeprefix('http://')}']}}\n")
+    earlier = [event for event in lived[0] if event.inputs.get("reason") != "capped_by_hand"]
+    state = open_state(config.parent / "state.db", now_wall_seconds=earlier[0].at_wall_seconds)
+    assert state.save([], earlier, earlier[-1].at_wall_seconds, save_wait_seconds=20).saved
+    state.close()
+
+    _, out, _ = bwexporter("why", "ann", "--config", str(config))
+
+    (normal, _, _) = out.partition("eth0 ann exempt")
+    assert normal.startswith("eth0 ann normal: Capped by hand")
+    assert "Since" not in normal
+
+
 def test_why_of_a_slice_that_is_not_there(bwexporter: Bwexporter, kept: Path, told: str) -> None:
     code, _, err = bwexporter("why", "eve", "--config", str(kept), "--url", told)
 

@@ -44,7 +44,11 @@ _rate, _volume, _duration = _reading(parse_rate), _reading(parse_volume), _readi
 _name = click.argument("slice_name", metavar="NAME")
 _device = click.option("--device", help="Only on this device. Default: all that the slice is on.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-_reason = click.option("--reason", required=True, help="Why; kept with the order, and shown to the slice's owner.")
+_reason = click.option(
+    "--reason",
+    default="no reason was given",
+    help="Why; kept with the order, and shown to the slice's owner. Give one: whoever reads it later will ask.",
+)
 _span = click.option(
     "--for",
     "seconds",
@@ -52,6 +56,9 @@ _span = click.option(
     callback=_duration,
     required=True,
     help="How long, as 2h or 3d; then it ends.",
+)
+_span_of_top_up = click.option(
+    "--for", "seconds", metavar="DURATION", callback=_duration, help="How long, as 2h. Default: until its period ends."
 )
 _span_of_switch = click.option(
     "--for", "seconds", metavar="DURATION", callback=_duration, help="How long, as 2h. Default: until `thaw`."
@@ -117,13 +124,14 @@ def release(slice_name: str, config_path: Path, *, as_json: bool, **given: Any) 
 @config_option
 @_device
 @_of_one
+@_span_of_top_up
 @_reason
 @_json
 def top_up(slice_name: str, volume: float, config_path: Path, *, as_json: bool, **given: Any) -> None:
     """Add VOLUME (20GB) to what NAME may send in this period.
 
     What it has used stays as it is, its threshold moves in proportion, and the next period is as it was. Several add
-    up; a top-up ends with its period.
+    up; a top-up ends with its period, or before it with --for: what was not sent by then is not there any more.
     """
     _order(Action.TOP_UP, config_path, as_json=as_json, slice=slice_name, volume_bytes=int(volume), **given)
 

@@ -145,8 +145,10 @@ def place_of(row: Row) -> str:
 def _explained(row: Row, answer: Row, events: Sequence[Row]) -> dict[str, Any]:
     lane = {part: row[part] for part in ("device", "slice", "traffic")}
     orders = [order for order in answer.get("by_hand", ()) if _concerns(order, row)]
-    kinds = {EventKind.VERDICT.value, EventKind.CEILING.value}
-    last = next((one for one in events if one["kind"] in kinds and all(one[part] == lane[part] for part in lane)), None)
+    of_lane = (one for one in events if all(one[part] == lane[part] for part in lane))
+    last = next((one for one in of_lane if one["kind"] == EventKind.VERDICT.value), None)
+    if last is not None and last["inputs"].get("reason") != row["verdict"]:
+        last = None  # what a turn has told is saved by the next one
     return {
         **lane,
         "verdict": row["verdict"],

@@ -8,7 +8,7 @@ drift, a refusal). Does not know: where events are kept or shown.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +33,10 @@ from bwexporter.core.report import Event, EventKind
 
 Refusal = tuple[int, int, int]
 """An act, the handle of a class, and the errno that it was refused with."""
+
+APPLIED, WAITING, FAILED, IN_SHADOW, KEPT = "applied", "waiting", "failed", "shadow", "kept"
+"""What becomes of a verdict in the kernel, beside the name of an errno: it is in force, comes with a later turn, could
+not be asked for, is judged only, or is what the kernel has because that stays frozen."""
 
 FROZEN_BY_HAND, FROZEN_BY_LOSS = "hand", "loss"
 """What freezes lanes: an operator the whole node, the loss of their accounts some."""
@@ -64,13 +68,18 @@ def _of_count(count: Count, implausible: I8) -> Iterator[Event]:
 
 
 def of_verdicts(
-    ledger: Ledger, tariffs: Tariffs, verdicts: Verdicts, *, frozen_by: str = FROZEN_BY_LOSS
+    ledger: Ledger,
+    tariffs: Tariffs,
+    verdicts: Verdicts,
+    *,
+    outcomes_of: Callable[[Sequence[int]], Sequence[str]],
+    frozen_by: str = FROZEN_BY_LOSS,
 ) -> tuple[tuple[Event, ...], Accounts]:
     """Tell changed reasons, and ceilings that halved or doubled; smaller changes belong to the event before.
 
     Returns the events and the ledger's accounts with what has now been told. A lane's first verdict is told only where
-    it is not the full rate, and a full rate that became another one however little it moved. `frozen_by` says what
-    freezes those lanes that are frozen.
+    it is not the full rate, and a full rate that became another one however little it moved. `outcomes_of`
+    says of rows what became of their ceilings in the kernel, `frozen_by` what freezes those lanes that are frozen.
     """
     accounts, enrolled = ledger.accounts, ledger.enrolled
     told_reason = accounts.told_reason[:enrolled]
@@ -80,15 +89,16 @@ def of_verdicts(
     far = (ceiling >= 2 * told) | (2 * ceiling <= told)
     ceiling_changed = (told > 0) & np.where(verdicts.reason == Reason.WITHIN.value, ceiling != told, far)
     tell = reason_changed | ceiling_changed
+    rows = np.flatnonzero(tell).tolist()
     events = tuple(
         Event(
             ledger.at.wall_seconds,
             EventKind.VERDICT if reason_changed[row] else EventKind.CEILING,
             ledger.device,
             ledger.lanes[row],
-            _inputs(ledger, tariffs, verdicts, row, frozen_by),
+            {**_inputs(ledger, tariffs, verdicts, row, frozen_by), "outcome": outcome},
         )
-        for row in np.flatnonzero(tell).tolist()
+        for row, outcome in zip(rows, outcomes_of(rows) if rows else (), strict=True)
     )
     first = told == 0
     if not (tell | first).any():
@@ -201,7 +211,7 @@ def _of_outcomes(
 ) -> Iterator[Event]:
     at, device = ledger.at.wall_seconds, ledger.device
     if (_BUILD_TREE, 0, outcomes.tree_errno) in to_tell:
-        inputs = {"act": "build the tree", "outcome": _name(outcomes.tree_errno)}
+        inputs = {"act": "build the tree", "outcome": name_of(outcomes.tree_errno)}
         yield Event(at, EventKind.REFUSED, device, None, inputs)
     for row in np.flatnonzero(drift | (outcomes.errno != 0)).tolist():
         act, handle, refused = int(changes.act[row]), int(changes.classes.handle[row]), int(outcomes.errno[row])
@@ -214,10 +224,11 @@ def _of_outcomes(
             "class_handle": handle,
             "old_ceiling_bytes_per_second": int(changes.before_ceiling_bytes_per_second[row]),
             "ceiling_bytes_per_second": int(changes.classes.ceiling_bytes_per_second[row]),
-            "outcome": _name(refused) if refused else "applied",
+            "outcome": name_of(refused) if refused else APPLIED,
         }
         yield Event(at, EventKind.REFUSED if refused else EventKind.DRIFT, device, lane, told_inputs)
 
 
-def _name(number: int) -> str:
+def name_of(number: int) -> str:
+    """Return the name of an errno."""
     return errno.errorcode.get(number, str(number))

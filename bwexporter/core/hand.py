@@ -5,8 +5,8 @@ ends which, when each ends by itself, what each makes of a tariff. Does not know
 orders are kept, what a verdict makes of a tariff.
 
 Hand time is Unix time as of the first order, then moved on by elapsed time alone, as ledger time is: no stepped clock,
-restart or reboot prolongs or shortens an order. A top-up belongs to its lane's account and ends when that rolls, in the
-very turn that rolls it, whatever any clock says; the others end at an instant of hand time.
+restart or reboot prolongs or shortens an order. Orders end at an instant of hand time. A top-up belongs to its lane's
+account and ends at the latest when that rolls, in the very turn that rolls it, whatever any clock says.
 
 A command carries a token. One that comes again, because its answer was lost, is done once.
 """
@@ -325,12 +325,14 @@ def standing(hand: Hand, written: Mapping[str, Tariffs], ledgers: Mapping[str, L
     """Tell every order in force, with its end on the wall clock."""
     asked = {order.lane.device for order in hand.orders if order.lane and order.action is Action.TOP_UP}
     ends = {lane: at for device in asked if device in ledgers for lane, at in _period_ends(ledgers[device])}
-    return tuple(
-        InForce(order, ends[order.lane], resting=False)
-        if order.action is Action.TOP_UP and order.lane in ends
-        else InForce(order, hand.at.wall_seconds + order.until_seconds - hand.seconds, _rests(order, hand, written))
-        for order in hand.orders
-    )
+    return tuple(_in_force(order, hand, ends, written) for order in hand.orders)
+
+
+def _in_force(order: Order, hand: Hand, ends: Mapping[Lane, float], written: Mapping[str, Tariffs]) -> InForce:
+    until = hand.at.wall_seconds + order.until_seconds - hand.seconds
+    if order.action is Action.TOP_UP and order.lane is not None:
+        return InForce(order, min(until, ends.get(order.lane, until)), resting=False)
+    return InForce(order, until, _rests(order, hand, written))
 
 
 def _period_ends(ledger: Ledger) -> zip[tuple[Lane, float]]:

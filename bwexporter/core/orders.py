@@ -101,5 +101,5 @@ class InForce:
     """An order in force as a report tells it."""
 
     order: Order
-    until_wall_seconds: float  # of a top-up, the end of the period; infinity where there is no end
+    until_wall_seconds: float  # of a top-up, at the latest the end of the period; infinity where there is no end
     resting: bool = False  # a loan that its lender cannot spare now

@@ -135,7 +135,7 @@ STANDING_FAMILIES: tuple[StandingFamily, ...] = (
         Kind.GAUGE,
         "seconds",
         ("device", "slice", "traffic", "action"),
-        "Unix time until which an order by hand is in force; a top-up is until its period ends.",
+        "Unix time until which an order by hand is in force; a top-up is until its period ends at the latest.",
         _hand_untils,
     ),
     _node(
