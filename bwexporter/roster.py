@@ -18,7 +18,7 @@ from bwexporter.core.report import SliceInfo, SourceStatus
 from bwexporter.desk import Desk
 from bwexporter.errors import ConfigError, Problem
 from bwexporter.kernel.addresses import Addresses
-from bwexporter.kernel.claims import Claim, claim
+from bwexporter.kernel.claims import Claim, claim, clashes
 from bwexporter.kernel.existing import ExistingTree, Memory
 from bwexporter.kernel.tree import ManagedTree
 from bwexporter.slices.adoption import Adoption, adopted, misplaced_classes
@@ -145,9 +145,11 @@ class Roster:
         lending = _lent(records, tariffs, trees)
         problems = (*problems, *(_refusal(promise, why) for promise, why in lending.refused))
         tariffs = {name: (lending.tariffs[name], rules) for name, (_, rules) in tariffs.items()}
+        claims = _claims(config, records, ids, self._user_ids())
+        clashing = _clashing(claims, records)
         self._running = config
         self._records = {record.name: record for record in records}
-        problems = (*problems, *id_problems)
+        problems = (*problems, *id_problems, *clashing.values())
         self._statuses = tuple(self._status(result, problems) for result in results)
         self.fleet = each_once(node for result in results for node in result.reading.fleet)
         return Roll(
@@ -155,11 +157,11 @@ class Roster:
             pace=self._pace(config),
             trees=trees,
             tariffs=tariffs,
-            claims=_claims(config, records, ids, self._user_ids()),
+            claims=claims,
             exempt_prefixes=_exempt(config, results),
             ids=ids,
             sources=self._statuses,
-            info=_info(records, ids, lending),
+            info=_info(records, ids, lending, clashing),
             records=self._records,
             lent=lending.notes,
             problems=(*kept, *problems),
@@ -299,6 +301,16 @@ def _claims(
     )
 
 
+def _clashing(claims: Sequence[Claim], records: Sequence[SliceRecord]) -> dict[str, Problem]:
+    """Return by slice what its record claims and another slice has."""
+    found = clashes(claims)
+    return {
+        record.name: Problem(record.source, record.line, "match", f"{record.name}: {'; '.join(found[record.name])}")
+        for record in records
+        if record.name in found
+    }
+
+
 def _exempt(config: Config, results: Sequence[SourceResult]) -> tuple[Network, ...]:
     """Return the prefixes that the configuration and the sources exempt, each once; none where nothing is sorted."""
     if all(device.tree is TreeKind.EXISTING for device in config.devices):
@@ -325,9 +337,11 @@ def _refusal(promise: Promise, why: str) -> Problem:
     return Problem(promise.source, promise.line, "loans", text)
 
 
-def _info(records: Sequence[SliceRecord], ids: Mapping[str, int], lending: Lending) -> dict[str, SliceInfo]:
+def _info(
+    records: Sequence[SliceRecord], ids: Mapping[str, int], lending: Lending, clashing: Mapping[str, Problem]
+) -> dict[str, SliceInfo]:
     """Return what is known of the slices; of a loan that is refused both sides are told."""
-    troubles: dict[str, tuple[str, ...]] = {}
+    troubles = {name: (problem.text,) for name, problem in clashing.items()}
     for promise, why in lending.refused:
         for name in (promise.lender, promise.loan.to):
             troubles[name] = (*troubles.get(name, ()), _refusal(promise, why).text)

@@ -161,6 +161,20 @@ class TestCheck:
         assert "slices.yml:4: slices[2].normal.allowance: " in done.out
         assert "1 problem; nothing was changed" in done.out
 
+    def test_a_match_by_what_is_not_there_is_doubtful_and_one_that_is_taken_is_wrong(
+        self, bwexporter: Bwexporter, config: Path
+    ) -> None:
+        """The user may come, or the node be another one."""
+        slices = config.parent / "slices.yml"
+        slices.write_text("slices:\n  - {name: ann, match: {user: nobody-of-that-name, mark: 7}}\n")
+        doubtful = bwexporter("check", str(config))
+        slices.write_text(slices.read_text() + "  - {name: bob, match: {mark: 7}}\n")
+        wrong = bwexporter("check", str(config))
+        assert doubtful.code == 0
+        assert "slices.yml:2: match: ann: there is no user nobody-of-that-name on this node" in doubtful.out
+        assert wrong.code == 2
+        assert "slices.yml:3: match: bob: the mark 0x7 is claimed by ann already" in wrong.out
+
     def test_a_bad_configuration_hides_nothing_of_the_files_that_it_names(
         self, bwexporter: Bwexporter, config: Path
     ) -> None:

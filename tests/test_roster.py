@@ -228,6 +228,24 @@ def test_a_bad_value_costs_that_key_of_that_slice_alone(files: Files) -> None:
     assert roll.sources[0].up
 
 
+def test_what_two_slices_match_by_is_the_first_one_s_and_a_problem_of_the_second(files: Files) -> None:
+    """Its source counts it, its page shows it, and everything else of the record holds."""
+    files.slices.write_text(
+        "slices:\n"
+        "  - {name: a, match: {addresses: [192.0.2.0/24], mark: 7}}\n"
+        "  - {name: b, match: {addresses: [192.0.2.0/24]}}\n"
+        "  - {name: c, match: {mark: 7, uid: 70}}\n"
+    )
+
+    roll = files.call()
+
+    assert [(3, "match"), (4, "match")] == [(problem.line, problem.key) for problem in roll.problems]
+    assert "b: the prefix 192.0.2.0/24 is claimed by a already" == roll.problems[0].text
+    assert len(roll.sources[0].problems) == 2
+    assert [0, 1, 1] == [len(roll.info[name].problems) for name in "abc"]
+    assert {"a", "b", "c"} <= lanes(roll, "eth0")
+
+
 def test_ids_are_remembered_by_name(files: Files) -> None:
     """Slices keep theirs when others come before them, and when they return."""
     first = files.call().ids

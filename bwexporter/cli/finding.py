@@ -18,6 +18,7 @@ from bwexporter.core.report import SourceStatus
 from bwexporter.errors import BwexporterError, ConfigError, Problem
 from bwexporter.metrics import check_labels, check_names
 from bwexporter.pushes import ApmonKeys
+from bwexporter.roster import Roll
 from bwexporter.slices.secrets import problems_of_files
 from bwexporter.sources import FileAt
 from bwexporter.web.webconfig import WebFile
@@ -53,8 +54,14 @@ def find(config_path: Path, *, ask: bool = False) -> Found:
     roll = roll_of(config, ask=asks)
     files = {at.name for at in config.sources if isinstance(at, FileAt)}
     servers = tuple(status for status in roll.sources if status.name not in files)
-    problems, warnings = (*problems, *roll.problems, *hidden, *beside), (*roll.warnings, *doubts)
+    problems, warnings = (*problems, *roll.problems, *hidden, *beside), (*roll.warnings, *_nobodys(roll), *doubts)
     return Found(problems, warnings, len(roll.info), servers, asked=asks)
+
+
+def _nobodys(roll: Roll) -> tuple[Problem, ...]:
+    """Return what records match by that is not on this machine: it may come, or the node be another one."""
+    found = ((roll.records[one.slice_name], text) for one in roll.claims for text in one.troubles)
+    return tuple(Problem(record.source, record.line, "match", f"{record.name}: {text}") for record, text in found)
 
 
 def _of_pushes(keys: ApmonKeys | None) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:

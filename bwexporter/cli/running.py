@@ -145,6 +145,8 @@ class Node:
         self._exposition = Exposition(
             list(opened), owner_email=terms.owner_email, record_labels=terms.labels, off=terms.off
         )
+        if state.recovered:
+            self._exposition.count_state_failure()
         self.sorting = sorting = Sorting(Classifier(take_over=wanted.take_over))
         self._turns = Turns(config.node, state, self._roster.pace(), time.perf_counter, sorting, orders=state.hand)
         self._file_watch = _FileWatch(self._roster)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE
@@ -127,6 +127,14 @@ def wanted(
         problems={name: tuple(texts) for name, texts in claimed.problems.items()},
         waiting=frozenset(waiting),
     )
+
+
+def clashes(claims: Iterable[Claim]) -> dict[str, tuple[str, ...]]:
+    """Return by slice what it claims and cannot have, because a slice before it claims the same."""
+    claimed = _Claimed()
+    for one in claims:
+        claimed.take(replace(one, troubles=()), has_exempt=False)
+    return {name: tuple(texts) for name, texts in claimed.problems.items()}
 
 
 def tells_apart(claims: Iterable[Claim], exempt_prefixes: Collection[Network]) -> bool:

@@ -80,6 +80,10 @@ class Exposition:
         """Count a turn that did not begin in time; it shows with the next exposition."""
         self.instruments.count_misfire()
 
+    def count_state_failure(self) -> None:
+        """Count trouble with the state that came to light before the first turn."""
+        self.instruments.count_state_failure()
+
     def count_control_refusal(self) -> None:
         """Count an order by hand that was refused; it shows with the next exposition. Any thread may call it."""
         self.instruments.count_control_refusal()

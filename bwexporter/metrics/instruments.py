@@ -101,6 +101,10 @@ class Instruments(Collector):
         """Count a turn that did not begin in time."""
         self._misfires.inc()
 
+    def count_state_failure(self) -> None:
+        """Count trouble with the state that came to light before the first turn."""
+        self._state_failures.inc()
+
     def count_control_refusal(self) -> None:
         """Count an order by hand that was refused."""
         self._control_refusals.inc()

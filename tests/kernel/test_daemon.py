@@ -481,6 +481,17 @@ class TestRefusals:
         self._assert_refused(program, "newer bwexporter")
         assert program.state_file.read_bytes() == before
 
+    def test_a_damaged_state_file_is_counted_from_the_first_turn_on(self, room: Room, tmp_path: Path) -> None:
+        """The copy goes on, and the alert has something to fire on."""
+        with Program(room, tmp_path, CONFIG, SLICES) as program:
+            assert program.run("--once").returncode == 0
+            damaged = bytearray(program.state_file.read_bytes())
+            damaged[1000:3000] = bytes(2000)
+            program.state_file.write_bytes(damaged)
+            program.start()
+            assert program.metrics()["bwexporter_state_failures_total"] == 1.0
+            assert "was damaged" in program.said()
+
     def test_a_second_instance_on_the_same_device(self, node: Node, tmp_path: Path) -> None:
         """With a state file of its own it is refused for the device; the first one goes on."""
         second = Program(node.room, tmp_path, {**CONFIG, "web": {"listen": ["127.0.0.1:0"]}}, SLICES)
