@@ -24,7 +24,7 @@ class Log:
         self._told: frozenset[Problem] = frozenset()
         self._down: set[str] = set()
         self._unkept: set[str] = set()
-        self._sorting_problems: tuple[str, ...] = ()
+        self._sorting_problems: frozenset[str] = frozenset()
 
     def hear_roll(self, roll: Roll) -> None:
         """Say what is wrong with a roll that was not with the one before, and how its sources stand."""
@@ -43,10 +43,10 @@ class Log:
             if device.trouble:
                 log.error("%s; accounts and ceilings stay as they are", device.trouble)
             _say_orphans(device)
-        if report.sorting_problems != self._sorting_problems:
-            for text in set(report.sorting_problems) - set(self._sorting_problems):
+        for text in report.sorting_problems:
+            if text not in self._sorting_problems:
                 log.warning("packets are not sorted as wanted: %s", text)
-            self._sorting_problems = report.sorting_problems
+        self._sorting_problems = frozenset(report.sorting_problems)
         if report.sorting_drift:
             log.warning("%d rules of the classifier had been changed and were put right", report.sorting_drift)
         if report.save_trouble:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import pytest
+
 from bwexporter.core.lanes import Changes, Outcomes, Snapshot
+from bwexporter.core.orders import Action, Command
 from bwexporter.errors import KernelUnreadable
+from bwexporter.log import Log
 from bwexporter.sorting import Sorted
 from bwexporter.turn import Turns
 from tests.fake_kernel import FakeDevice, FakeKernel
@@ -21,13 +25,14 @@ class Rules:
     named: frozenset[int] = frozenset()
     needed: bool = True
     history: list[frozenset[int]] = field(default_factory=list)
+    problems: tuple[str, ...] = ()
 
     def apply(self, existing: frozenset[int]) -> Sorted:
         """Take over the classes."""
         self.named = existing
         self.history.append(existing)
         self.check()
-        return Sorted()
+        return Sorted(problems=self.problems)
 
     def check(self) -> None:
         """Fail where a rule names a class that no device has."""
@@ -55,6 +60,10 @@ class Checked:
         outcomes = self.door.apply(changes)
         self.rules.check()
         return outcomes
+
+    def disturbed(self) -> bool:
+        """Ask it."""
+        return self.door.disturbed()
 
 
 def watched(turns: Turns, kernel: FakeKernel) -> Rules:
@@ -113,3 +122,27 @@ def test_a_device_that_cannot_be_read_keeps_no_other_from_being_sorted() -> None
 
     assert report["eth0"].trouble
     assert rules.history[-1] == known
+
+
+def test_what_is_not_sorted_as_wanted_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Not again after a look that sorts nothing: one at no device, one that is frozen, one after an order by hand."""
+    node, log = Node({"ann": 1}), Log()
+    rules = watched(node.turns, node.kernel)
+    rules.problems = ("bob: his cgroup is not there", "ann: her cgroup is not there")
+    orders = [Command("one", Action.FREEZE, "root", "test", seconds=60.0), Command("two", Action.THAW, "root", "test")]
+
+    log.hear(node.turns.take(node.now()))
+    for order in (None, *orders):
+        node.pass_seconds(1.0)
+        log.hear(node.turns.take(node.now(), early=True))
+        if order is not None:
+            node.turns.obey(order, node.now())
+        rules.problems = rules.problems[::-1]
+        report = node.turns.take(node.now())
+        log.hear(report)
+
+    said = [one.getMessage() for one in caplog.records if "not sorted as wanted" in one.getMessage()]
+    assert said == [f"packets are not sorted as wanted: {text}" for text in rules.problems[::-1]]
+    assert set(report.sorting_problems) == set(rules.problems)
+    rules.problems = ()
+    assert node.turns.take(node.now()).sorting_problems == ()
