@@ -678,7 +678,8 @@ class TestListening:
     def test_a_unix_socket_is_served_and_replaces_one_that_was_left_behind(self, daemon: Facts, tmp_path: Path) -> None:
         """Where a killed process left its socket, the next one listens; where somebody answers, it does not."""
         path = tmp_path / "web.sock"
-        bind(f"unix:{path}").close()  # leaves the file, as a kill does
+        os.close(bind(f"unix:{path}").detach())  # leaves the file, as a kill does
+        assert path.exists()
         server = Server(app_of(daemon), [bind(f"unix:{path}")])
         server.start()
         transport = httpx.HTTPTransport(uds=str(path))
@@ -687,6 +688,18 @@ class TestListening:
         with pytest.raises(BwexporterError, match="somebody listens there already"):
             bind(f"unix:{path}")
         server.stop(PATIENCE_SECONDS)
+        assert not path.exists()
+
+    def test_a_socket_that_is_closed_takes_its_own_file_away_and_no_other(self, tmp_path: Path) -> None:
+        """Not that of a program which listens on the same path by now."""
+        path = tmp_path / "web.sock"
+        first = bind(f"unix:{path}")
+        path.rename(tmp_path / "moved.sock")
+        second = bind(f"unix:{path}")
+        first.close()
+        assert path.exists()
+        second.close()
+        assert not path.exists()
 
     def test_a_path_that_cannot_be_listened_on_is_named(self, tmp_path: Path) -> None:
         """A folder that is not there; a file of somebody is left alone."""

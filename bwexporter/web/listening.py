@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,32 @@ def _reason(refusal: OSError) -> str:
     return os.strerror(refusal.errno) if refusal.errno else "the system refused it"
 
 
+class _AtPath(socket.socket):
+    """A socket that listens on a path, and takes its file away when it is closed, where that is still its own."""
+
+    _file: tuple[int, int] | None = None
+
+    def bind(self, address: Any, /) -> None:
+        super().bind(address)
+        self._file = _identity(Path(address))
+
+    def close(self) -> None:
+        if self.fileno() >= 0 and self._file is not None:
+            path = Path(self.getsockname())
+            with suppress(OSError):
+                if _identity(path) == self._file:
+                    path.unlink()
+        super().close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino
+
+
 def _bind_unix(path: Path) -> socket.socket:
     """Listen on a path, in place of a socket there that nobody answers any more; the folder says who may come in."""
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening = _AtPath(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if _is_left_behind(path):
             path.unlink()
