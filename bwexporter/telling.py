@@ -91,6 +91,13 @@ def outlook_sentence(row: Mapping[str, Any]) -> str:
     return f"{what}."
 
 
+def ends_in(row: Mapping[str, Any], now_seconds: float) -> str:
+    """Say how long the period of a row has still to run; a sliding window has no end that gives anything back."""
+    if row.get("window_seconds"):
+        return "slides"
+    return print_duration(max(0.0, row["period_end_timestamp_seconds"] - now_seconds))
+
+
 def is_held(row: Mapping[str, Any]) -> bool:
     """Say whether a lane's account holds it now: it does not get where a forecast of what it would like to send does.
 

@@ -15,6 +15,9 @@ FLEET, NODE, SLICE, EXPORTER = (f"bwexporter-{name}" for name in ("fleet", "node
 TARGET = 'job=~"$job", instance=~"$instance"'
 LANE = 'job=~"$job", instance=~"$instance", slice=~"$slice"'
 
+SLIDES = {-1.0: ("slides", PLAIN)}
+"""How the end of a period is shown where there is none."""
+
 JOB = grafana.variable("job", "Job", "label_values(bwexporter_up, job)")
 INSTANCES = grafana.variable("instance", "Node", 'label_values(bwexporter_up{job=~"$job"}, instance)')
 INSTANCE = grafana.variable(
@@ -79,6 +82,12 @@ def capped(selector: str) -> str:
         f"(bwexporter_slice_capped{{{selector}}}"
         f" unless on (job, instance, device, slice, traffic) bwexporter_slice_shadow{{{selector}}} == 1)"
     )
+
+
+def ends_in(selector: str) -> str:
+    """Return the seconds until the period of each lane ends, -1 where a sliding window takes its place."""
+    end = f"bwexporter_slice_period_end_timestamp_seconds{selector}"
+    return f"(clamp_min({end} - time(), 0) or 0 * bwexporter_slice_capped{selector} - 1)"
 
 
 def only_capped(expression: str, selector: str) -> str:

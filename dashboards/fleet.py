@@ -14,11 +14,13 @@ from dashboards.asked import (
     NODE,
     READS,
     SLICE,
+    SLIDES,
     STARTS,
     TARGET,
     bits_sent,
     cap_filled,
     capped,
+    ends_in,
     only_capped,
 )
 from dashboards.grafana import BAD, CAPPED, GOOD, Column, Json, Key, Looks, Query, link
@@ -100,16 +102,16 @@ def _who() -> list[Json]:
 
 def _next() -> list[Json]:
     lane = f"{{{TARGET}}}"
-    left = f"clamp_min(bwexporter_slice_period_end_timestamp_seconds{lane} - time(), 0)"
+    left = f"clamp_min({ends_in(lane)}, 0)"
     used = f"bwexporter_slice_period_used_bytes{lane}"
     rate = f"rate(bwexporter_slice_sent_bytes_total{lane}[$__range])"
     threshold_bytes = f"(bwexporter_slice_period_threshold_bytes{lane} < +Inf)"
     coming = f"max by (slice) (({used} + {rate} * {left}) / {threshold_bytes})"
-    figures = (
-        ("Used", used, "decbytes"),
-        ("Allowance", f"bwexporter_slice_period_allowance_bytes{lane}", "decbytes"),
-        ("Ceiling", f"8 * bwexporter_slice_ceiling_bytes_per_second{lane}", "bps"),
-        ("Free in", left, "s"),
+    figures: tuple[tuple[str, str, str, grafana.Names], ...] = (
+        ("Used", used, "decbytes", {}),
+        ("Allowance", f"bwexporter_slice_period_allowance_bytes{lane}", "decbytes", {}),
+        ("Ceiling", f"8 * bwexporter_slice_ceiling_bytes_per_second{lane}", "bps", {}),
+        ("Free in", ends_in(lane), "s", SLIDES),
     )
     return [
         grafana.table(
@@ -121,7 +123,10 @@ def _next() -> list[Json]:
                 Key("device", "Device", width=80),
                 Key("traffic", "Traffic", width=80),
             ],
-            [Column(name, only_capped(expression, TARGET), unit, width=95) for name, expression, unit in figures],
+            [
+                Column(name, only_capped(expression, TARGET), unit, names=names, width=95)
+                for name, expression, unit, names in figures
+            ],
             size=(14, 10),
             sort="Free in",
         ),

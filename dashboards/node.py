@@ -13,11 +13,13 @@ from dashboards.asked import (
     NODE,
     READS,
     SLICE,
+    SLIDES,
     STARTS,
     TARGET,
     bits_sent,
     cap_filled,
     capped,
+    ends_in,
     line_filled,
 )
 from dashboards.grafana import BAD, CAPPED, GOOD, Column, Json, Key, Looks, Query, link
@@ -157,7 +159,7 @@ def _slices() -> Json:
             Column("Capped", capped(TARGET), names=IS_CAPPED, width=90),
             Column("Ceiling", f"8 * bwexporter_slice_ceiling_bytes_per_second{lane}", "bps"),
             Column("Full rate", f"8 * bwexporter_slice_full_rate_bytes_per_second{lane}", "bps"),
-            Column("Period ends in", f"bwexporter_slice_period_end_timestamp_seconds{lane} - time()", "s"),
+            Column("Period ends in", ends_in(lane), "s", names=SLIDES),
         ],
         size=(24, 12),
         sort="Sending",

@@ -16,10 +16,12 @@ from dashboards.asked import (
     NODE,
     PERIODS,
     SLICE,
+    SLIDES,
     TARGET,
     bits_sent,
     cap_filled,
     capped,
+    ends_in,
     only_capped,
 )
 from dashboards.grafana import BAD, CAPPED, GOOD, PLAIN, Column, Json, Key, Looks, Query, link
@@ -42,7 +44,7 @@ _ALLOWANCE = f"bwexporter_slice_period_allowance_bytes{_LANE}"
 _THRESHOLD = f"bwexporter_slice_period_threshold_bytes{_LANE}"
 _CEILING = f"8 * bwexporter_slice_ceiling_bytes_per_second{_LANE}"
 _FULL_RATE = f"8 * bwexporter_slice_full_rate_bytes_per_second{_LANE}"
-_ENDS_IN = f"clamp_min(bwexporter_slice_period_end_timestamp_seconds{_LANE} - time(), 0)"
+_ENDS_IN = ends_in(_LANE)
 
 
 def slice_page() -> Json:
@@ -78,10 +80,11 @@ def _now() -> list[Json]:
         ),
         grafana.stat(
             "Free in",
-            "When the period ends of the cap that lasts longest; then the full rate is back.",
+            "When the period ends of the cap that lasts longest; then the full rate is back. "
+            "A sliding window gives it back bit by bit.",
             [Query(f"max by (traffic) ({only_capped(_ENDS_IN, LANE)})", "{{traffic}}")],
             "s",
-            Looks(steps=[(None, CAPPED)], nothing="not capped"),
+            Looks(steps=[(None, CAPPED)], names=SLIDES, nothing="not capped"),
             size=size,
         ),
         grafana.stat(
@@ -157,7 +160,7 @@ def _nodes() -> Json:
             Column("Capped", capped(LANE), names=IS_CAPPED, width=90),
             Column("Ceiling", _CEILING, "bps"),
             Column("Full rate", _FULL_RATE, "bps"),
-            Column("Period ends in", _ENDS_IN, "s"),
+            Column("Period ends in", _ENDS_IN, "s", names=SLIDES),
         ],
         size=(24, 7),
     )

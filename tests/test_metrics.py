@@ -154,6 +154,10 @@ class TestLanes:
 
         assert value(series, "slice_period_used_bytes", **ALICE) == 900
         assert value(series, "slice_period_used_bytes", **{**ALICE, "slice": "bob"}) == 20
+        for bound in ("start", "end"):
+            name = f"slice_period_{bound}_timestamp_seconds"
+            assert value(series, name, **ALICE) is None
+            assert value(series, name, **{**ALICE, "slice": "bob"}) is not None
 
     def test_shadow_is_that_of_the_lane_or_of_the_node(self) -> None:
         """A node that enforces nothing puts every lane in shadow."""

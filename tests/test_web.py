@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -326,6 +327,8 @@ class TestSlicesApi:
         assert "used in the last 1h" in page
         by_use = get("/api/v1/slices?sort=used&order=desc").json()["slices"]
         assert ["alice", "bob"] == [row["slice"] for row in by_use]
+        ends = re.findall(r'<td class="figure wide">(slides|\w+)</td>\s*</tr>', get("/").text)
+        assert [end == "slides" for end in ends] == [True, False]
 
     def test_what_has_no_number_is_null_and_troubles_are_named(self, daemon: Facts, get: Get) -> None:
         """No allowance, no class and never are null; an unreadable device says why; removed lanes are left out."""

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bwexporter import telling
 from bwexporter.units import print_duration, print_rate, print_volume
 
 BAR_CELLS, NARROW_BAR_CELLS = 20, 10
@@ -125,7 +126,7 @@ def _cells(row: Mapping[str, Any], now_seconds: float, bar_cells: int) -> list[T
         coloured(verdict),
         _would_send(row.get("would_be")),
         "-" if not to_threshold else print_duration(to_threshold),
-        print_duration(max(0.0, row["period_end_timestamp_seconds"] - now_seconds)),
+        telling.ends_in(row, now_seconds),
     ]
 
 

@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from bwexporter import explain
+from bwexporter import explain, telling
 from bwexporter.cli.table import coloured, lanes_title
 from bwexporter.units import print_duration, print_rate, print_volume
 
@@ -198,12 +198,15 @@ def _cells(row: Row, rates: Rates, cells: int) -> list[Text | str]:
         Text(sparkline(rates.of(lane), cells), style="cyan"),
         "none" if ceiling is None else print_rate(ceiling),
         coloured(row["verdict"]),
-        _left(row),
+        telling.ends_in(row, row["taken_at"]),
     ]
 
 
-def _left(row: Row) -> str:
-    return print_duration(max(0.0, row["period_end_timestamp_seconds"] - row["taken_at"]))
+def _outlasts(row: Row) -> str:
+    window = row.get("window_seconds")
+    if window:
+        return f"what it sends is free again after {print_duration(window)}"
+    return f"its period ends in {telling.ends_in(row, row['taken_at'])}"
 
 
 def _one(row: Row, answer: Row, rates: Rates, width: int) -> list[Text]:
@@ -214,6 +217,6 @@ def _one(row: Row, answer: Row, rates: Rates, width: int) -> list[Text]:
         Text(explain.sentence(explain.of_row(row, answer))),
         *([Text(row["would_be"]["sentence"])] if row.get("would_be") else []),
         *(Text(order["sentence"], style="magenta") for order in orders if order["traffic"] == row["traffic"]),
-        Text(f"sends {print_rate(int(rates.now(lane)))}, its period ends in {_left(row)}"),
+        Text(f"sends {print_rate(int(rates.now(lane)))}, {_outlasts(row)}"),
         Text(sparkline(rates.of(lane), max(10, width - 2)), style="cyan"),
     ]

@@ -34,6 +34,12 @@ def _wall(ledger: Ledger, ledger_seconds: F8) -> Column:
     return moved
 
 
+def _of_period(device: DeviceReport, ledger_seconds: F8) -> Column:
+    """Return a bound of each period in wall time; one that gives nothing back says nothing of a sliding window."""
+    moved, slid = _wall(device.ledger, ledger_seconds), device.verdicts.slid
+    return moved if slid is None else np.where(slid.window_seconds > 0, np.nan, moved)
+
+
 def _threshold(device: DeviceReport) -> Column:
     """Return the thresholds; a lane without an allowance has none, whatever its column says."""
     verdicts = device.verdicts
@@ -122,16 +128,16 @@ LANE_FAMILIES: tuple[LaneFamily, ...] = (
         "period_start_timestamp_seconds",
         Kind.GAUGE,
         "seconds",
-        "Start of the running period in Unix time.",
-        lambda _, device: _wall(device.ledger, device.ledger.accounts.period_start_at),
+        "Start of the running period in Unix time; absent where a sliding window takes its place.",
+        lambda _, device: _of_period(device, device.ledger.accounts.period_start_at),
         settled=True,
     ),
     _lane(
         "period_end_timestamp_seconds",
         Kind.GAUGE,
         "seconds",
-        "End of the running period in Unix time.",
-        lambda _, device: _wall(device.ledger, device.ledger.accounts.period_end_at),
+        "End of the running period in Unix time; absent where a sliding window takes its place.",
+        lambda _, device: _of_period(device, device.ledger.accounts.period_end_at),
         settled=True,
     ),
     _lane(

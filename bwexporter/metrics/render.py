@@ -91,7 +91,7 @@ def _column_text(family: LaneFamily, column: Column, kept: _Kept) -> bytes:
     if not family.settled:
         return _filled(family, column, kept)
     before = kept.settled.get(family.name)
-    if before is not None and np.array_equal(before[0], column):
+    if before is not None and np.array_equal(before[0], column, equal_nan=column.dtype.kind == "f"):
         return before[1]
     text = _by_line(family, column, kept.blocks)
     kept.settled[family.name] = (column.copy(), text)

@@ -19,7 +19,7 @@ from bwexporter.core.report import DeviceReport, Report
 from bwexporter.units import print_duration, print_percent, print_rate, print_volume
 from bwexporter.web import api, browse, picture
 from bwexporter.web.browse import CAPPED, VERDICTS, Query
-from bwexporter.web.pages import Surroundings, draw, ends_in
+from bwexporter.web.pages import Surroundings, draw
 
 PAGE_ROWS = 100
 
@@ -220,7 +220,7 @@ def _line(row: Mapping[str, Any], now: float, several: bool) -> dict[str, Any]: 
         "verdict": row["verdict"],
         "shadow": row["shadow"],
         "to_threshold": print_duration(ahead) if ahead else "-",
-        "ends_in": ends_in(row, now),
+        "ends_in": telling.ends_in(row, now),
     }
 
 

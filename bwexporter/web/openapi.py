@@ -53,8 +53,12 @@ LANE_FIELDS: Mapping[str, _Schema] = {
     "period_used_bytes": _field("integer", "Used in the running period; what a sliding window holds, if there is one."),
     "period_allowance_bytes": _field("integer", "May be sent in the running period; null: no limit.", nullable=True),
     "period_threshold_bytes": _field("integer", "From which on the ceiling is lowered.", nullable=True),
-    "period_start_timestamp_seconds": _field("number", "Start of the running period in Unix time."),
-    "period_end_timestamp_seconds": _field("number", "End of the running period in Unix time."),
+    "period_start_timestamp_seconds": _field(
+        "number", "Start of the account's running period, in Unix time; beside a sliding window it frees nothing."
+    ),
+    "period_end_timestamp_seconds": _field(
+        "number", "End of the account's running period, in Unix time; beside a sliding window it frees nothing."
+    ),
     "full_rate_bytes_per_second": _field("integer", "Ceiling while nothing lowers it; null: no limit.", nullable=True),
     "guarantee_bytes_per_second": _field("integer", "Rate under contention, as admitted."),
     "floor_bytes_per_second": _field("integer", "Lowest ceiling that a cap goes to, as fitted."),

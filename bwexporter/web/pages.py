@@ -15,7 +15,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bwexporter import __version__
-from bwexporter.units import print_duration
 
 STATIC: Mapping[str, tuple[bytes, str]] = {
     name: (files("bwexporter.web").joinpath("static", name).read_bytes(), kind)
@@ -36,11 +35,6 @@ class Surroundings:
     ready: tuple[bool, str]
     telemetry_path: str = "/metrics"
     show_owners: bool = False
-
-
-def ends_in(row: Mapping[str, Any], now: float) -> str:
-    """Say how long the period of a row has still to run."""
-    return print_duration(max(0.0, row["period_end_timestamp_seconds"] - now))
 
 
 def trouble(heading: str, text: str, *, root: str, back: bool) -> str:

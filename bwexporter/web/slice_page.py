@@ -17,7 +17,7 @@ from bwexporter.core.report import Event, EventKind, Report
 from bwexporter.units import print_duration, print_percent, print_rate, print_volume
 from bwexporter.web import api, picture
 from bwexporter.web.history import DAY_SECONDS, DAYS, History, Past
-from bwexporter.web.pages import Surroundings, draw, ends_in
+from bwexporter.web.pages import Surroundings, draw
 
 SHOWN_EVENTS = 30
 MOST_MARKS = 60
@@ -152,7 +152,7 @@ def _facts(row: Mapping[str, Any], now: float) -> Iterator[_Fact]:
     if row.get("window_seconds"):
         yield _Fact("Free again", print_duration(row["window_seconds"]), "after it was sent")
     else:
-        yield _Fact("Period ends in", ends_in(row, now), f"{_when(row['period_end_timestamp_seconds'])} UTC")
+        yield _Fact("Period ends in", telling.ends_in(row, now), f"{_when(row['period_end_timestamp_seconds'])} UTC")
     for name, forecast in (("Threshold in", "seconds_to_threshold"), ("Allowance spent in", "seconds_to_allowance")):
         if row[forecast] and not telling.is_held(row):
             yield _Fact(name, print_duration(row[forecast]), _as_of(row["earlier_periods"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -129,3 +130,35 @@ def test_every_notice_to_owners_has_its_word_and_its_figures(name: str) -> None:
 
     assert f'eq .Labels.alertname "{name}"' in template
     assert shown <= set(ALERTS[name]["annotations"])
+
+
+@pytest.mark.parametrize(
+    ("period_end", "said"),
+    [
+        ("2026-11-26 00:00 UTC", ["2026-11-25 00:00 UTC to 2026-11-26 00:00 UTC", "2026-11-26 00:00 UTC"]),
+        ("", ["none, a sliding window", "what was sent leaves the window"]),
+    ],
+)
+def test_a_mail_names_the_end_of_a_period_where_there_is_one(tmp_path: Path, period_end: str, said: list[str]) -> None:
+    """A sliding window has none."""
+    annotations = {"period_start": "2026-11-25 00:00 UTC" if period_end else "", "period_end": period_end}
+    at = "2026-11-25T12:00:00Z"
+    alert = {
+        "status": "firing",
+        "labels": {"slice": "codeen"},
+        "annotations": annotations,
+        "startsAt": at,
+        "endsAt": at,
+        "fingerprint": "1",
+    }
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps({"receiver": "owner", "status": "firing", "alerts": [alert], "externalURL": "http://a"}))
+    templates = f"--template.glob={FILE.parent / 'templates' / '*.tmpl'}"
+    text = '--template.text={{ template "bwexporter.owner.text" . }}'
+
+    mail = amtool("template", "render", templates, text, f"--template.data={data}", "--template.type=text")
+
+    lines = dict(
+        line.strip().split(None, 1) for line in mail.splitlines() if line.startswith(("  period ", "  until "))
+    )
+    assert [lines["period"], lines["until"]] == said
