@@ -21,7 +21,7 @@ RESERVED = frozenset({ROOT_SLICE, DEFAULT_SLICE})
 
 def first_part(desk: Desk, changes: Changes) -> tuple[Changes, I8]:
     """Return what is to be done now, and the classes that are to be made in further turns."""
-    if int((changes.act != Act.CHANGE.value).sum()) <= desk.most_made:
+    if int(np.count_nonzero(changes.act != Act.CHANGE.value)) <= desk.most_made:
         return changes, desk.waiting[:0]
     ledger = desk.ledger
     handles, rates = ledger.counters.handle[: ledger.enrolled], ledger.accounts.recent_bytes_per_second
@@ -35,7 +35,7 @@ def first_part(desk: Desk, changes: Changes) -> tuple[Changes, I8]:
 
 def learn(desk: Desk, changes: Changes, seconds: float, shortest_interval_seconds: float) -> None:
     """See to it that the next act makes as many classes as it has time for, after one that took so long."""
-    made = int((changes.act != Act.CHANGE.value).sum())
+    made = int(np.count_nonzero(changes.act != Act.CHANGE.value))
     if made >= LEAST_MADE:
         time_for = int(made * min(MAKING_SECONDS, shortest_interval_seconds / 2) / max(seconds, 1e-6))
         desk.most_made = max(LEAST_MADE, min(time_for, 4 * desk.most_made))

@@ -50,6 +50,7 @@ _LEAF_TRIES = 4
 _SOME_LEAF = 1  # wanted, under whichever handle
 _HANDLE_TAKEN = (errno.EEXIST, errno.EINVAL)  # the latter where a kernel since 6.14 finds it below another class
 _FEW_ROWS = 32
+_CLASSES_OF_TREE = 1 << 16
 _ACCEPTED, _NO_LEAF = np.zeros(1, np.int32), np.zeros(1, np.int64)
 
 
@@ -559,6 +560,12 @@ def _looked_up(found: I8, ceilings: I8, handles: I8) -> I8:
         return ceilings
     if not len(found):
         return np.zeros(len(handles), np.int64)
+    lowest, highest = int(handles.min()), int(handles.max())
+    if highest - lowest < _CLASSES_OF_TREE:  # a table takes a fifth of the time of sorting
+        sought = (found >= lowest) & (found <= highest)
+        ceiling_of = np.zeros(highest - lowest + 1, np.int64)
+        ceiling_of[found[sought] - lowest] = ceilings[sought]
+        return ceiling_of[handles - lowest]
     order = np.argsort(found, kind="stable")
     row, present = find(found[order], handles)
     return np.where(present, ceilings[order[row]], 0)

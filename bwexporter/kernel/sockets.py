@@ -32,6 +32,7 @@ _REPLY_BYTES = 1024  # what one small reply takes of the receive buffer, with th
 _REQUEST_BUFFER_BYTES = 4 << 20
 _LISTENER_BUFFER_BYTES = 16 << 20
 _READ_BYTES = 32768  # the kernel fills at most 32 KiB at once, and it walks all classes anew for each filling
+_PART_BYTES = 1 << 17  # of a dump, decoded at once: few enough for a processor's own cache, and worth the calls
 _REPLY_SECONDS = 10
 _MOST_MESSAGES = 1000  # more do not fit into the default send buffer
 _TREE_EVENTS = frozenset({wire.RTM_NEWQDISC, wire.RTM_DELQDISC, wire.RTM_NEWTCLASS, wire.RTM_DELTCLASS})
@@ -181,7 +182,7 @@ class Requests:
                 if code < 0:
                     raise KernelUnreadable(f"the kernel cut a dump short: {os.strerror(-code)}")
                 used -= _TAIL.size
-            if reading is not None:
+            if reading is not None and (is_done or used >= _PART_BYTES):
                 reading.take(self._arena, used)
                 used = 0
             if is_done:

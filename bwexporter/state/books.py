@@ -175,6 +175,20 @@ def _last_look(connection: sqlite3.Connection, device: str) -> use.Look | None:
     return _look(header["wall_seconds"], columns["lane"], columns["accounts.sent_bytes"])
 
 
+def _goes_on(opening: use.Opening, before: Ledger, now: Ledger) -> bool:
+    """Say whether nothing of the use is to be written between two looks: the same accounts, in the interval that runs.
+
+    Where accounts come or go the counters' column of them is made anew.
+    """
+    same_accounts = before.counters.account is now.counters.account
+    return same_accounts and opening.start <= now.at.wall_seconds < opening.start + use.STEP_SECONDS
+
+
+def _seen(ledger: Ledger, rows: _Rows) -> use.Look:
+    sent_bytes = ledger.accounts.sent_bytes[rows.ascending]
+    return use.Look(ledger.at.wall_seconds, use.Sums(rows.ascending_ids, sent_bytes))
+
+
 def _look(wall_seconds: float, lane_ids: I8, sent_bytes: I8) -> use.Look:
     ascending = np.argsort(lane_ids)
     return use.Look(wall_seconds, use.Sums(lane_ids[ascending], sent_bytes[ascending]))
@@ -226,6 +240,7 @@ class Books:
         devices = [device for (device,) in self._connection.execute("SELECT device FROM accounts")]
         self._looks = {device: _last_look(self._connection, device) for device in devices}
         self._openings = {device: _opening(self._connection, device) for device in devices}
+        self._last: dict[str, tuple[Ledger, _Rows]] = {}  # looks that were written last, by device
         self._rows: dict[str, _Rows] = {}
         self._packed: dict[str, dict[str, Stored]] = {}
         self._pasts: dict[str, I8 | None] = {}  # of rings, as written
@@ -334,19 +349,21 @@ class Books:
         return entered.lastrowid
 
     def _write_use(self, ledger: Ledger, rows: _Rows) -> None:
-        device, accounts = ledger.device, ledger.accounts
-        sent = use.Sums(rows.ascending_ids, accounts.sent_bytes[rows.ascending])
-        look = use.Look(ledger.at.wall_seconds, sent)
-        before = self._openings.get(device)
-        closed, opening = use.follow(before, self._looks.get(device), look)
+        device, opening = ledger.device, self._openings.get(ledger.device)
+        last = self._last.pop(device, None)
+        if opening is not None and last is not None and _goes_on(opening, last[0], ledger):
+            self._last[device] = ledger, rows
+            return
+        before = _seen(*last) if last is not None else self._looks.get(device)
+        closed, following = use.follow(opening, before, _seen(ledger, rows))
         for start, sums in closed:
             use.record(self._connection, device, start, sums)
-        if opening is not before:
+        if following is not opening:
             self._connection.execute(
                 "INSERT OR REPLACE INTO use_openings VALUES (?, ?, ?)",
-                (device, opening.start, use.pack_sums(opening.sent)),
+                (device, following.start, use.pack_sums(following.sent)),
             )
-        self._looks[device], self._openings[device] = look, opening
+        self._last[device], self._openings[device] = (ledger, rows), following
 
     def _write_events(self, events: Sequence[Event]) -> None:
         self._connection.executemany(
