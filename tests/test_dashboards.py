@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import promql_parser
@@ -12,7 +13,7 @@ import pytest
 
 from dashboards import thresholds
 from dashboards.__main__ import FOLDER, files
-from tests import promql
+from tests import grafana_models, promql
 from tests.test_rules import ALERTS, KNOWN
 
 BOARDS: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
@@ -54,6 +55,32 @@ each_expression = pytest.mark.parametrize(("uid", "title", "expression"), EXPRES
 def test_the_files_are_what_the_python_writes() -> None:
     """`make dashboards` changes nothing."""
     assert files() == {path.name: path.read_text() for path in FOLDER.glob("*.json")}
+
+
+@each_board
+def test_grafana_s_own_models_read_every_word(uid: str) -> None:
+    """As Grafana Labs publishes them: no key is unknown, no value of another type, no unit invented."""
+    assert [] == grafana_models.complaints(BOARDS[uid])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda board: board.update(refersh="30s"), "refersh is not known"),
+        (lambda board: board["panels"][0]["options"].update(colourMode="value"), "colourMode is not known"),
+        (lambda board: board["panels"][0]["options"].update(colorMode="red"), "BigValueColorMode"),
+        (lambda board: board["panels"][0]["gridPos"].update(w="4"), "should be <class 'int'>"),
+        (lambda board: board["panels"][0]["fieldConfig"]["defaults"].update(unit="bit/s"), "no unit of Grafana's"),
+        (lambda board: board["panels"][0]["targets"][0].update(format="series"), "PromQueryFormat"),
+        (lambda board: board["templating"]["list"][0].update(type="source"), "VariableType"),
+    ],
+)
+def test_what_grafana_does_not_read_is_found(spoil: Callable[[dict[str, Any]], None], complaint: str) -> None:
+    """The check above is one that can fail."""
+    board = copy.deepcopy(BOARDS["bwexporter-fleet"])
+    spoil(board)
+
+    assert complaint in " ".join(grafana_models.complaints(board))
 
 
 def test_there_are_four_and_their_uids_never_change() -> None:
