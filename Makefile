@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: reference help demo stack test lint bench soak dashboards install-check pythons deb clean
+.PHONY: reference help demo stack test newest lint bench soak dashboards install-check pythons deb clean
 
 help:
 	@echo "make demo    a node in a private network namespace: real HTB, real traffic, a live table (no root needed)"
 	@echo "make stack   the demo with Prometheus and Alertmanager beside it, each mail shown as it comes"
 	@echo "make test    all checks: lint, types, architecture, tests on the real kernel"
+	@echo "make newest  the tests with Prometheus and Alertmanager, on the newest of both that Debian has"
 	@echo "make lint    ruff, mypy --strict, import-linter"
 	@echo "make bench   speed, as ratios side by side in one run"
 	@echo "make soak    half an hour of faults on the real kernel, every byte accounted for"
@@ -60,6 +61,11 @@ demo: $(VENV)/run.stamp
 stack: $(VENV)/dev.stamp
 	$(call need,unshare:util-linux setpriv:util-linux prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager)
 	@$(BIN)/python -m tests.alerting $(ARGS)
+
+newest: $(VENV)/dev.stamp
+	$(call need,unshare:util-linux setpriv:util-linux tc:iproute2 ip:iproute2 nft:nftables)
+	@tests/alerting/newest.sh $(BIN)/python -m pytest -q tests/alerting/test_mail.py tests/alerting/test_routes.py \
+	  tests/alerting/test_stack.py tests/test_metrics.py tests/test_replay_prometheus.py tests/test_rules.py $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check .

@@ -45,7 +45,8 @@ def _now() -> list[Json]:
         f"count(up{{{TARGET}}} == 0 or bwexporter_up{{{TARGET}}} == 0"
         f" or time() - bwexporter_last_turn_timestamp_seconds{{{TARGET}}} > {_STALE:g}) or vector(0)"
     )
-    slices = f'count(count by (slice) (bwexporter_slice_capped{{{TARGET}, slice!~"_root|_default"}})) or vector(0)'
+    of_slices = f'{TARGET}, slice!~"_root|_default"'
+    slices = f"count(count by (slice) (bwexporter_slice_capped{{{of_slices}}})) or vector(0)"
     return [
         grafana.stat("Nodes", "Nodes whose exporter answers.", [Query(f"sum(up{{{TARGET}}})")], "none"),
         grafana.stat(
@@ -58,8 +59,8 @@ def _now() -> list[Json]:
         grafana.stat("Slices", "Slices that have a class on some node.", [Query(slices)], "none"),
         grafana.stat(
             "Capped",
-            "Lanes that are held below their full rate because of what they have used.",
-            [Query(f"sum({capped(TARGET)}) or vector(0)")],
+            "Slices that are held below their full rate, on some node and in some traffic, for what they have used.",
+            [Query(f"count(max by (slice) ({capped(of_slices)}) > 0) or vector(0)")],
             "none",
             Looks(steps=[(None, GOOD), (1, CAPPED)]),
         ),
@@ -158,7 +159,7 @@ def _nodes() -> list[Json]:
                 Column("Last turn", turn_age, "s", [(None, GOOD), (_STALE, BAD)]),
                 Column("Saved", saved_age, "s", [(None, GOOD), (not_saved, BAD)]),
                 Column("Lanes", f"count by (instance) (bwexporter_slice_capped{{{TARGET}}})", "none"),
-                Column("Capped", f"sum by (instance) ({capped(TARGET)})", "none"),
+                Column("Capped lanes", f"sum by (instance) ({capped(TARGET)})", "none"),
                 Column("Sending", bits_sent("instance", TARGET), "bps"),
                 Column("Cap filled", cap_filled(TARGET), "percentunit", [(None, GOOD), (_FULL, BAD)]),
             ],

@@ -106,7 +106,7 @@ def timeseries(
     lines: Mapping[str, str] | None = None,
     legend: str = "right",
 ) -> Json:
-    """Return a graph. `lines` are legends drawn as plain dashed lines of a colour."""
+    """Return a graph. Legends that begin as `lines` say are drawn as plain dashed lines of a colour."""
     custom: Json = {
         "drawStyle": "line",
         "fillOpacity": 30 if stacked else 8,
@@ -358,12 +358,12 @@ def _line(name: str, colour: str) -> Json:
         "custom.lineWidth": 2,
         "custom.stacking": {"group": "B", "mode": "none"},
     }
-    return _override(name, properties)
+    return _override(f"/^{name}\\b/", properties, by="byRegexp")
 
 
-def _override(name: str, properties: Mapping[str, Any]) -> Json:
+def _override(name: str, properties: Mapping[str, Any], by: str = "byName") -> Json:
     return {
-        "matcher": {"id": "byName", "options": name},
+        "matcher": {"id": by, "options": name},
         "properties": [{"id": key, "value": value} for key, value in properties.items()],
     }
 

@@ -77,7 +77,7 @@ def _now() -> list[Json]:
             size=size,
         ),
         grafana.stat(
-            "Capped",
+            "Capped lanes",
             "Lanes that are held below their full rate because of what they have used.",
             [Query(f"sum({capped(TARGET)}) or vector(0)")],
             "none",
@@ -152,7 +152,7 @@ def _slices() -> Json:
             Column("Allowance", f"{allowance} < +Inf", "decbytes"),
             Column(
                 "Of the threshold",
-                f"{used} / bwexporter_slice_period_threshold_bytes{lane}",
+                f"{used} / (bwexporter_slice_period_threshold_bytes{lane} < +Inf)",
                 "percentunit",
                 [(None, GOOD), (1, CAPPED)],
             ),

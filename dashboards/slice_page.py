@@ -117,7 +117,8 @@ def _history() -> list[Json]:
     return [
         grafana.timeseries(
             "Used in the period",
-            "It falls to nothing as a period ends. Past its threshold the slice is capped, and lands on its allowance.",
+            "It falls to nothing as a period ends. Past its threshold the slice is capped, and lands on its allowance. "
+            "Where nodes differ in these two, the lowest are shown.",
             [
                 Query(f"max by (traffic, instance) ({_USED})", "{{traffic}} {{instance}}"),
                 Query(f"min by (traffic) ({_THRESHOLD} < +Inf)", "threshold {{traffic}}"),
@@ -132,10 +133,13 @@ def _history() -> list[Json]:
         ),
         grafana.timeseries(
             "Sent, and the ceiling",
-            "What is sent, and the ceiling that the kernel has for it, of traffic that has an allowance.",
+            "What is sent, and the ceiling that the kernel of each node has for it, of traffic that has an allowance.",
             [
                 Query(bits_sent("traffic, instance", LANE), "{{traffic}} {{instance}}"),
-                Query(f"min by (traffic) ({_CEILING} and {_ALLOWANCE} < +Inf)", "ceiling {{traffic}}"),
+                Query(
+                    f"min by (traffic, instance) ({_CEILING} and {_ALLOWANCE} < +Inf)",
+                    "ceiling {{traffic}} {{instance}}",
+                ),
             ],
             "bps",
             lines={"ceiling normal": CAPPED, "ceiling exempt": PLAIN},
@@ -156,7 +160,7 @@ def _nodes() -> Json:
             Column("Used", _USED, "decbytes"),
             Column("Threshold", f"{_THRESHOLD} < +Inf", "decbytes"),
             Column("Allowance", f"{_ALLOWANCE} < +Inf", "decbytes"),
-            Column("Of the threshold", f"{_USED} / {_THRESHOLD}", "percentunit", [(None, GOOD), (1, CAPPED)]),
+            Column("Of the threshold", f"{_USED} / ({_THRESHOLD} < +Inf)", "percentunit", [(None, GOOD), (1, CAPPED)]),
             Column("Capped", capped(LANE), names=IS_CAPPED, width=90),
             Column("Ceiling", _CEILING, "bps"),
             Column("Full rate", _FULL_RATE, "bps"),
