@@ -246,9 +246,11 @@ class Daemon:
             with self._waking:
                 self._in_turn = False
         self._commands.answer(saved=saved)
+        # What came between a look and its act was heard by the act, and wakes nobody any more.
+        disturbed = any(desk.is_disturbed() for desk in self._turns.desks.values())
         with self._waking:
             until_next = self._turns.next_look_seconds(read_clocks())
-            self._wake_in(min(until_next, self._rest_seconds()) if self._stirred else until_next)
+            self._wake_in(min(until_next, self._rest_seconds()) if self._stirred or disturbed else until_next)
         if self._reload_wanted.is_set() or self._commands.waiting:  # asked for while the turn ran
             self._wake_in(0.0)
 

@@ -37,6 +37,7 @@ from bwexporter.core.periods import PeriodRule
 from bwexporter.core.places import Places, find
 from bwexporter.core.policy import Frame
 from bwexporter.core.report import DeviceReport
+from bwexporter.errors import KernelUnreadable
 
 FIRST_MADE = 500
 """Classes that one act makes or removes at first, while nobody knows how long that takes here."""
@@ -127,6 +128,13 @@ class Desk:
     def is_due(self, now: Instant) -> bool:
         """Say whether an early look is due, or somebody else changed anything."""
         return self.due_at_boot_seconds <= now.boot_seconds or self.door.disturbed()
+
+    def is_disturbed(self) -> bool:
+        """Say whether somebody else changed anything since the last look, be it while that was acted upon."""
+        try:
+            return self.door.disturbed()
+        except KernelUnreadable:
+            return True
 
 
 @dataclass(slots=True)

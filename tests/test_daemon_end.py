@@ -271,3 +271,23 @@ def test_a_push_that_waits_for_a_server_holds_up_neither_turns_nor_the_end() -> 
     assert [False] == turns.finished_in_turn
     assert sink.closed
     assert 1 <= sink.heard
+
+
+def test_what_others_change_while_a_turn_acts_is_looked_at_soon_after_it() -> None:
+    """The act has taken in what the kernel told of it, and the next regular turn would be a minute away."""
+    turns, ended = HeldTurns(), threading.Event()
+    answers = iter([True, False])
+
+    def is_disturbed() -> bool:
+        disturbed = next(answers)
+        if not disturbed:
+            ended.set()
+        return disturbed
+
+    turns.desks = {"eth0": SimpleNamespace(is_disturbed=is_disturbed)}
+    turns.go_on.set()
+    daemon = daemon_of(turns)
+    daemon.start()
+
+    assert ended.wait(30)
+    stopped(daemon).join(timeout=20)

@@ -306,6 +306,18 @@ def test_what_we_change_disturbs_nobody(device: Any) -> None:
     assert not device.disturbed()
 
 
+def test_what_others_change_while_we_act_upon_what_we_saw_disturbs(rig: Rig, device: Any) -> None:
+    """A class that somebody makes before us, in another place, is there when we make ours: the next look tells."""
+    achieve(device, wanted())
+    rig.delete_class(FIRST)
+    changes = difference(wanted(), device.look())
+    rig.create_class(FIRST, 0x10020)
+    assert device.apply(changes).errno.tolist() in ([errno.EEXIST], [errno.EINVAL])
+    assert device.disturbed()
+    device.look()
+    assert not device.disturbed()
+
+
 def test_a_device_that_comes_back_disturbs(rig: Rig, device: Any) -> None:
     """While it is missing only its return matters."""
     achieve(device, wanted())
