@@ -49,6 +49,8 @@ log = logging.getLogger("bwexporter")
 
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 GUARD_SECONDS = 1.0
+MOMENT_SECONDS, READINGS = 0.001, 10
+"""How long one moment may be in which both clocks are read, and how often they are read until they are in one."""
 SWITCH_SECONDS = 0.0005
 """After how long a thread that holds the interpreter lets others have it. A turn lets go of it with each message of the
 kernel; with Python's own 5 ms, a page that is being made would hold each of them up for as long."""
@@ -66,7 +68,23 @@ JITTER = 0.1
 
 def read_clocks() -> Instant:
     """Read the clocks, once a turn."""
-    return Instant(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), _boot_id())
+    return Instant(*_wall_and_boot(), _boot_id())
+
+
+def _wall_and_boot() -> tuple[float, float]:
+    """Read both clocks in one moment: a thread that is held up between them would see a wall clock that was stepped."""
+    readings = []
+    for _ in range(READINGS):
+        before, wall, after = _boot_seconds(), time.time(), _boot_seconds()
+        readings.append((after - before, wall, after))
+        if after - before < MOMENT_SECONDS:
+            break
+    _, wall, boot = min(readings)
+    return wall, boot
+
+
+def _boot_seconds() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @cache
@@ -459,4 +477,5 @@ class _InThreads(BaseExecutor):  # type: ignore[misc]  # APScheduler 3 is not ty
 
 
 def _wall_minus_boot() -> float:
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    wall, boot = _wall_and_boot()
+    return wall - boot
