@@ -118,6 +118,7 @@ def test_the_first_save_of_a_life_may_never_have_happened() -> None:
 
 
 @pytest.mark.kernel
+@pytest.mark.timeout(900)
 def test_two_hundred_kills_in_traffic_on_the_real_kernel_cost_not_one_byte(tmp_path: Path) -> None:
     """After each: accounts are what arrived at the far end, no new period, caps in force or rightly none."""
     rooms = ["--net", "--pid", "--fork", "--kill-child=KILL"]

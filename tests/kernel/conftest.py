@@ -12,8 +12,9 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +32,7 @@ CLONE_NEWNET = 0x40000000
 CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
 PACKET_BYTES = 1000  # on the link: 14 Ethernet, 20 IPv4, 8 UDP, the rest payload
 FLOOD = 60_000  # notifications; more than the listener's buffer holds
-SO_RCVBUFFORCE = 33
+SO_RCVBUFFORCE, SO_TIMESTAMPNS = 33, 35
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -150,7 +151,7 @@ class RealRig:
                 assert self._sniffer
                 assert len(self._sniffer.recv(2048)) == PACKET_BYTES
 
-    def heard(self, seconds: float = 10.0) -> bytes | None:
+    def heard(self, seconds: float = 60.0) -> bytes | None:
         """Return the next packet at the other end; None where none comes in that time."""
         assert self._sniffer
         self._sniffer.settimeout(seconds)
@@ -215,7 +216,32 @@ class RealRig:
         run("ip neighbour add 10.9.0.2 lladdr 02:00:00:00:00:02 dev v0 nud permanent")
         self._sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
         self._sniffer.bind(("v1", 0x0800))
-        self._sniffer.settimeout(10)
+        self._sniffer.settimeout(60)
+
+
+@contextmanager
+def arriving_at(link: str) -> Iterator[socket.socket]:
+    """Hear the packets that a link gets, each with the time at which its driver had it: see `stamped`."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as arriving:
+        arriving.bind((link, 0x0800))
+        arriving.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        arriving.settimeout(60)
+        yield arriving
+
+
+def stamped(arriving: socket.socket) -> tuple[bytes, float]:
+    """Return the next packet, and when it arrived by the wall clock."""
+    data, told, _, _ = arriving.recvmsg(2048, 64)
+    seconds, nanoseconds = struct.unpack("qq", told[0][2])
+    return data, seconds + nanoseconds / 1e9
+
+
+def packets_ahead(passed: Sequence[tuple[float, float]]) -> list[int]:
+    """Return how many others each packet waited for, of some that are given as (sent, arrived), as they arrived.
+
+    Those that arrived after it was sent and before it did: its place in the queue, however long all stood still.
+    """
+    return [sum(other > sent for _, other in passed[:at]) for at, (sent, _) in enumerate(passed)]
 
 
 def run(command: str) -> str:

@@ -43,6 +43,8 @@ HEADER_BYTES = 42
 FAR_END = ("10.9.0.2", 9)
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 PROJECT = Path(__file__).parent.parent.parent
+PATIENCE_SECONDS = 60.0
+"""How long a machine that stalls now and then may take for what takes a good one a second."""
 
 LaneName = tuple[str, str]
 """A slice's name and `normal` or `exempt`."""
@@ -60,13 +62,51 @@ _ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 _Found = TypeVar("_Found")
 
 
-def wait_for(happened: Callable[[], _Found], *, seconds: float = 10.0, what: str = "it") -> _Found:
-    """Ask again and again until the answer is true, and return it; fail after a while."""
+def wait_for(happened: Callable[[], _Found], *, seconds: float = PATIENCE_SECONDS, what: str = "it") -> _Found:
+    """Ask again and again until the answer is true, and return it; fail after a while that no stall outlasts."""
     deadline = time.monotonic() + seconds
     while not (found := happened()):
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
         time.sleep(0.03)
     return found
+
+
+class Stalls:
+    """The times in which this process was not let run, as a thread of it sees them.
+
+    What a test measures over time it compares with the time without these: nothing else ran then either.
+    """
+
+    _NAP_SECONDS, _LATE_SECONDS = 0.05, 0.2
+
+    def __init__(self) -> None:
+        self._found: list[tuple[float, float]] = []  # begin and end, by the wall clock
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End."""
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        before = time.time()
+        while not self._ended.wait(self._NAP_SECONDS):
+            now = time.time()
+            if now - before > self._NAP_SECONDS + self._LATE_SECONDS:
+                self._found.append((before, now))
+            before = now
+
+    def seconds(self, begin: float = 0.0, end: float = float("inf")) -> float:
+        """Return how much of a span they were."""
+        return sum(max(0.0, min(ended, end) - max(began, begin)) for began, ended in tuple(self._found))
 
 
 def skip_where_no_room_can_be_made() -> None:
@@ -240,13 +280,16 @@ class Program:
     ) -> None:
         self.room, self.folder = room, folder
         self.url, self._scheme = "", "http" if tls is None else "https"
-        self.port = 0  # any, until it was started; then the one that it had
+        self._reserved = socket.socket()  # its port stays its own while it does not run
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port: int = self._reserved.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
         self.config_file, self.slices_file = folder / "bwexporter.yml", folder / "slices.yml"
         self.log_file, self.state_file = folder / "daemon.log", folder / "state.db"
         self.write_config(config)
         self.write_slices(slices)
-        self._client = httpx.Client(timeout=5, trust_env=False, verify=tls or False)
+        self._client = httpx.Client(timeout=PATIENCE_SECONDS, trust_env=False, verify=tls or False)
 
     def __enter__(self) -> Self:
         """Return the program."""
@@ -258,6 +301,7 @@ class Program:
         """End it."""
         self.kill()
         self._client.close()
+        self._reserved.close()
         if kind:
             sys.stderr.write("".join(self.log_file.read_text().splitlines(keepends=True)[-60:]))
 
@@ -273,7 +317,6 @@ class Program:
         """Start it, through other programs where some are named, and wait for its first turn."""
         # The socket is opened out here, where the test is, and serves the program in there.
         with socket.create_server(("127.0.0.1", self.port)) as listening, self.log_file.open("ab") as log_file:
-            self.port = listening.getsockname()[1]
             self.url = f"{self._scheme}://127.0.0.1:{self.port}"
             self._process = subprocess.Popen(
                 [*self.command("run", *through, *_ENDS_WITH_US), *flags, "--listen-fd", str(listening.fileno())],
@@ -284,7 +327,7 @@ class Program:
                 cwd=self.folder,
             )
         try:
-            wait_for(self._is_up, seconds=20, what="the first turn")
+            wait_for(self._is_up, what="the first turn")
         except BaseException:
             self.kill()
             raise
@@ -302,7 +345,7 @@ class Program:
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=PATIENCE_SECONDS,
             env=self.room.environment,
             cwd=self.folder,
         )
@@ -338,7 +381,7 @@ class Program:
     def exit_code(self) -> int:
         """Wait for its end."""
         assert self._process
-        return self._process.wait(timeout=15)
+        return self._process.wait(timeout=PATIENCE_SECONDS)
 
     @contextmanager
     def halted(self) -> Iterator[None]:
@@ -405,7 +448,7 @@ class Traffic:
             for _ in range(packets):
                 sender.send(bytes(PACKET_BYTES - HEADER_BYTES))
             # A socket's bytes are out when the packets have left the queue of the class, which is where they count.
-            wait_for(lambda: _unsent_bytes(sender) == 0, seconds=20, what="the end of the queue")
+            wait_for(lambda: _unsent_bytes(sender) == 0, what="the end of the queue")
         self.passed[lane] += packets * PACKET_BYTES
 
     def socket(self, handle: int) -> socket.socket:

@@ -86,7 +86,7 @@ class DocumentedNode:
         self._holder.kill()
         self._holder.communicate()
 
-    def run(self, line: str, *, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, line: str, *, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run a line of a shell there."""
         command = [*self._enter, "bash", "-o", "pipefail", "-c", f"cd {self.folder} && {line}"]
         return subprocess.run(
@@ -104,8 +104,8 @@ class DocumentedNode:
         self._start("bwexporter apmon decode --listen 8884")
         self._start("prometheus-alertmanager --config.file=/etc/prometheus/alertmanager.yml --cluster.listen-address= "
                     "--storage.path=/var/tmp/alertmanager --web.listen-address=127.0.0.1:9093")  # fmt: skip
-        wait_for(lambda: self._answers("http://127.0.0.1:10099/-/ready"), seconds=60, what="the daemon")
-        wait_for(lambda: self._answers("http://127.0.0.1:9093/-/ready"), seconds=60, what="Alertmanager")
+        wait_for(lambda: self._answers("http://127.0.0.1:10099/-/ready"), what="the daemon")
+        wait_for(lambda: self._answers("http://127.0.0.1:9093/-/ready"), what="Alertmanager")
 
     def start_prometheus(self, scrape_config: Mapping[str, Any]) -> None:
         """Start Prometheus with what a page says that it is to scrape."""
@@ -113,7 +113,7 @@ class DocumentedNode:
         self.put("/var/tmp/prometheus.yml", yaml.safe_dump(config))
         self._start("prometheus --config.file=/var/tmp/prometheus.yml --storage.tsdb.path=/var/tmp/prometheus "
                     "--web.listen-address=127.0.0.1:9090")  # fmt: skip
-        wait_for(lambda: self._answers("http://127.0.0.1:9090/-/ready"), seconds=60, what="Prometheus")
+        wait_for(lambda: self._answers("http://127.0.0.1:9090/-/ready"), what="Prometheus")
 
     def asked(self, url: str) -> str:
         """Return what a server of the node answers."""

@@ -99,8 +99,9 @@ def ceiling(room: Room, handle: int) -> int:
 def capped(program: Program, slice_name: str, traffic: str, handle: int) -> int:
     """Let a slice pass its threshold, wait until it is capped, and return its ceiling."""
     Traffic(program.room).send((slice_name, traffic), handle, 150)
-    wait_for(lambda: program.lane(slice_name, traffic)["capped"], seconds=30, what="the cap")
-    wait_for(lambda: 0 < ceiling(program.room, handle) < 300_000, seconds=30, what="the cap in the kernel")
+    program.turn()  # one that has seen all of it
+    wait_for(lambda: program.lane(slice_name, traffic)["capped"], what="the cap")
+    wait_for(lambda: 0 < ceiling(program.room, handle) < 300_000, what="the cap in the kernel")
     return ceiling(program.room, handle)
 
 
@@ -131,7 +132,7 @@ def test_a_cap_changes_the_ceiling_alone_and_is_given_back_with_the_slice(progra
     assert tree(program.room, but=CEILING) == but_ceilings
     assert tree(program.room) != before
     program.write_slices(SLICES[3:])
-    wait_for(lambda: tree(program.room) == before, seconds=30, what="the giving back")
+    wait_for(lambda: tree(program.room) == before, what="the giving back")
 
 
 def test_the_full_rate_survives_a_restart_while_capped(program: Program) -> None:
@@ -152,7 +153,7 @@ def test_the_full_rate_survives_a_restart_while_capped(program: Program) -> None
     )
     assert tree(program.room) == before
     program.start()
-    wait_for(lambda: program.lane("ann")["capped"], seconds=30, what="the cap: the account goes on")
+    wait_for(lambda: program.lane("ann")["capped"], what="the cap: the account goes on")
 
 
 def test_a_slice_removed_while_the_program_was_stopped_is_given_back(program: Program) -> None:
@@ -163,7 +164,7 @@ def test_a_slice_removed_while_the_program_was_stopped_is_given_back(program: Pr
     assert program.stop() == 0
     program.write_slices(SLICES[3:])
     program.start()
-    wait_for(lambda: tree(program.room) == before, seconds=30, what="the giving back")
+    wait_for(lambda: tree(program.room) == before, what="the giving back")
 
 
 def test_nothing_of_theirs_is_repaired_made_or_removed(program: Program) -> None:
@@ -188,10 +189,8 @@ def test_a_class_that_its_owner_makes_anew_is_capped_again(program: Program) -> 
     capped(program, "ann", "normal", ANN)
     program.room.run("tc class del dev v0 classid 7:10")
     program.room.run("tc class add dev v0 parent 7:1 classid 7:10 htb rate 1mbit ceil 16mbit prio 2")
-    wait_for(
-        lambda: program.lane("ann")["full_rate_bytes_per_second"] == 2_000_000, seconds=30, what="the new full rate"
-    )
-    wait_for(lambda: 0 < ceiling(program.room, ANN) < 300_000, seconds=30, what="the cap")
+    wait_for(lambda: program.lane("ann")["full_rate_bytes_per_second"] == 2_000_000, what="the new full rate")
+    wait_for(lambda: 0 < ceiling(program.room, ANN) < 300_000, what="the cap")
     assert program.lane("ann")["period_used_bytes"] == 150_000
 
 
@@ -200,9 +199,9 @@ def test_a_written_full_rate_beats_the_one_that_is_found(program: Program) -> No
     before = tree(program.room)
     program.write_slices([{**SLICES[0], "normal": {"full": "24mbit"}}])
     program.start()
-    wait_for(lambda: ceiling(program.room, ANN) == 3_000_000, seconds=30, what="the written rate")
+    wait_for(lambda: ceiling(program.room, ANN) == 3_000_000, what="the written rate")
     program.write_slices([])
-    wait_for(lambda: tree(program.room) == before, seconds=30, what="the giving back")
+    wait_for(lambda: tree(program.room) == before, what="the giving back")
 
 
 def test_a_device_without_a_tree_is_refused_and_one_that_loses_it_waits(program: Program) -> None:
@@ -210,11 +209,11 @@ def test_a_device_without_a_tree_is_refused_and_one_that_loses_it_waits(program:
     program.start()
     capped(program, "ann", "normal", ANN)
     program.room.run("tc qdisc del dev v0 root")
-    wait_for(lambda: "v0 has no HTB at its root" in program.said(), seconds=30, what="the trouble")
+    wait_for(lambda: "v0 has no HTB at its root" in program.said(), what="the trouble")
     assert program.room.classes() == {}
     for line in TREE.splitlines():
         program.room.run(line)
-    wait_for(lambda: 0 < ceiling(program.room, ANN) < 300_000, seconds=30, what="the cap")
+    wait_for(lambda: 0 < ceiling(program.room, ANN) < 300_000, what="the cap")
     assert program.lane("ann")["period_used_bytes"] == 150_000
     assert program.stop() == 0
     program.room.run("tc qdisc del dev v0 root")
@@ -280,7 +279,7 @@ def test_a_tree_made_by_fireqos(tmp_path: Path) -> None:
         capped(program, "ann", "normal", 0x1_0011)
         assert tree(room, but=CEILING) == but_ceilings
         program.write_slices([])
-        wait_for(lambda: tree(room) == before, seconds=30, what="the giving back")
+        wait_for(lambda: tree(room) == before, what="the giving back")
 
 
 def fireqos(room: Room, *words: str) -> None:

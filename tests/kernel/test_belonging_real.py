@@ -92,6 +92,12 @@ def events_of(program: Program) -> dict[str, list[tuple[float, dict[str, Any]]]]
     return told
 
 
+def explains(inputs: dict[str, Any], change: Change) -> bool:
+    """Say whether an event's ceiling is the one that the kernel tells of, give or take what is worth no event."""
+    ceiling = inputs["ceiling_bytes_per_second"]
+    return bool(change.after < 2.01 * ceiling and ceiling < 2.01 * change.after)
+
+
 def test_every_change_that_the_kernel_tells_of_belongs_to_an_event(tmp_path: Path) -> None:
     """Two greedy slices over two and a half periods, one that is idle, and one that is steered by hand."""
     skip_where_no_room_can_be_made()
@@ -103,9 +109,9 @@ def test_every_change_that_the_kernel_tells_of_belongs_to_an_event(tmp_path: Pat
             sending.enter_context(Greedy(Traffic(room), handle_of(number)))
         said(program, "slice", "cap", "steered", "1mbit", "--for", "3s")
         said(program, "slice", "lend", "steered", "idle", "--rate", "2mbit", "--for", "5s")
-        wait_for(lambda: len(program.events("period_rolled", "greedy")) >= 2, seconds=40, what="two periods")
+        wait_for(lambda: len(program.events("period_rolled", "greedy")) >= 2, what="two periods")
         said(program, "full-rates", "--for", "2s")
-        wait_for(lambda: len(program.events("period_rolled", "greedy")) >= 3, seconds=40, what="three periods")
+        wait_for(lambda: len(program.events("period_rolled", "greedy")) >= 3, what="three periods")
         sending.close()
         assert program.stop() == 0
         changes, told = changes_in(monitor_file.read_text()), events_of(program)
@@ -114,10 +120,12 @@ def test_every_change_that_the_kernel_tells_of_belongs_to_an_event(tmp_path: Pat
     lanes = [change for change in changes if change.handle in names]
     unexplained = []
     for change in lanes:
-        earlier = [inputs for at, inputs in told[str(names[change.handle])] if at <= change.at]
-        ceiling = earlier[-1]["ceiling_bytes_per_second"] if earlier else 0
-        if not (change.after < 2.01 * ceiling and ceiling < 2.01 * change.after):
-            unexplained.append((names[change.handle], change, earlier[-1:]))
+        events = told[str(names[change.handle])]
+        # What the monitor was late to write down may have been followed by more events: they explain in their order.
+        while events and events[0][0] <= change.at and not explains(events[0][1], change):
+            events.pop(0)
+        if not (events and events[0][0] <= change.at):
+            unexplained.append((names[change.handle], change))
     assert unexplained == []
     assert {"greedy", "large", "steered"} <= {names[change.handle] for change in lanes}
     assert len(lanes) > 20

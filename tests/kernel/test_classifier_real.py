@@ -44,7 +44,7 @@ THERE, THERE6 = "10.9.0.2", "fd09::2"
 SEAL = 0xB3E70000
 SO_PRIORITY, SO_MARK = socket.SO_PRIORITY, 36
 EXEMPT = ipaddress.ip_network("10.9.0.64/26")
-SECONDS = 10
+SECONDS = 60
 DEFAULT_CLAIM = Claim("_default", DEFAULT, DEFAULT_EXEMPT)
 
 
@@ -814,16 +814,20 @@ def test_ten_thousand_slices_come_and_half_go_in_seconds_and_one_more_comes_at_o
     built = time.monotonic()
     assert (outcome.problems, len(outcome.edits) > 5 * count) == ((), True)
     rules = wanted([*claims, DEFAULT_CLAIM], ["v0"])
-    changing = time.monotonic()
-    assert [str(edit) for edit in node.classifier.apply(rules).edits] == ["exempts 1:7fff: add 1:efff"]
-    changed = time.monotonic()
-    for _ in range(100):
-        assert node.classifier.apply(rules).edits == ()
-    idle = (time.monotonic() - changed) / 100
-    # Compared with each other: a machine that has other things to do is slow at all of them.
-    assert built - started < 60
-    assert changed - changing < built - started
-    assert idle < (changed - changing) / 10
+    changes, idle = list[float](), list[float]()
+    for _ in range(3):
+        changing = time.monotonic()
+        assert [str(edit) for edit in node.classifier.apply(rules).edits] == ["exempts 1:7fff: add 1:efff"]
+        changes.append(time.monotonic() - changing)
+        for _ in range(30):
+            resting = time.monotonic()
+            assert node.classifier.apply(rules).edits == ()
+            idle.append(time.monotonic() - resting)
+        assert len(node.classifier.apply(wanted(claims, ["v0"])).edits) == 1
+    # Compared with each other, the best of each: a machine that stalls makes some of them slow.
+    assert min(changes) < built - started
+    assert min(idle) < min(changes) / 10
     removing = time.monotonic()
     assert node.classifier.apply(wanted(claims[: count // 2], ["v0"])).problems == ()
-    assert time.monotonic() - removing < 60
+    assert built - started < 120
+    assert time.monotonic() - removing < 120

@@ -39,6 +39,7 @@ class OnDisk:
         with self.program.halted():
             self.disk.fill()
             self.node.origin.say("ann", tight=True, wide_bytes=WIDE_BYTES)
+        self.node.ask()
 
     def told(self, words: str) -> int:
         """Count the lines of the log that say this of the server."""
@@ -48,6 +49,7 @@ class OnDisk:
         """Wait until the server has been asked some more times, and the turns after that."""
         for _ in range(times):
             before = self.node.source("last_success_timestamp_seconds")
+            self.node.ask()
             wait_for(lambda before=before: self.node.source("last_success_timestamp_seconds") > before, what="a poll")
         self.program.turn()
 
@@ -96,6 +98,7 @@ def test_a_full_disk_costs_the_next_start_the_last_change_alone(full: OnDisk) ->
     wait_for(full.nothing_lies_beside, what="the end of what could not be written")
 
     node.origin.fail()
+    node.ask()
     wait_for(lambda: node.source("up") == 0, what="the trouble")
     program.kill()
     program.start(through=disk.inside)
@@ -106,6 +109,7 @@ def test_a_full_disk_costs_the_next_start_the_last_change_alone(full: OnDisk) ->
     wait_for(lambda: full.told(NOT_KEPT) == 2, what="the line of the second program")
 
     disk.make_room()
+    node.ask()
     wait_for(lambda: full.told(AGAIN), what="the end of the trouble")
     full.polled()
     assert (node.source("up"), node.source("problems")) == (1, 0)

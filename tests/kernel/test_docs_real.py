@@ -46,6 +46,7 @@ NOT_RUN: Mapping[str, str] = {
 """What is not run here, and why: patterns of whole lines."""
 
 ENDED = 143
+UNTIL_ENDED = "timeout --preserve-status --signal=TERM 20"  # by then a command has begun, on a slow machine too
 ENDLESS: Mapping[str, int] = {
     r"bwexporter run --shadow": 0,
     r"bwexporter status --watch": ENDED,
@@ -108,7 +109,7 @@ def trouble(node: DocumentedNode, line: Line) -> str:
     """Run a line; say what is wrong with how it went."""
     typed = COMPLETED.get(line.text, line.text)
     endless = next((code for pattern, code in ENDLESS.items() if re.fullmatch(pattern, line.text)), None)
-    done = node.run(f"timeout --preserve-status --signal=TERM 4 {typed}" if endless is not None else typed)
+    done = node.run(f"{UNTIL_ENDED} {typed}" if endless is not None else typed)
     refusal = next((said for pattern, said in SAY_NO.items() if re.fullmatch(pattern, line.text)), None)
     refused = done.returncode == 1 and refusal is not None and refusal in done.stdout + done.stderr
     if done.returncode != (endless or 0) and not refused:
@@ -130,7 +131,7 @@ def test_the_commands_work(node: DocumentedNode) -> None:
     by_http = next(block for block in re.findall(r"(?s)```yaml\n(.*?)```", discovery) if "http_sd" in block)
     node.start_prometheus(yaml.safe_load(by_http))
     discovered = {"node1.example.org:10099": "1", "node2.example.org:10100": "0"}  # the other one is not there
-    wait_for(lambda: discovered.items() <= up(node).items(), seconds=60, what="a scrape of each that is discovered")
+    wait_for(lambda: discovered.items() <= up(node).items(), what="a scrape of each that is discovered")
     others = [line for line in to_run if line not in (*first, *installed)]
     with ThreadPoolExecutor() as pool:  # what is ended after a while is waited for by the way
         waiting = [pool.submit(trouble, node, line) for line in others if is_one_of(ENDLESS, line.text)]

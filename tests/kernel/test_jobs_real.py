@@ -102,7 +102,7 @@ def test_the_figures_of_a_busy_group_are_those_of_the_kernel(group: Path) -> Non
         most, ended = independent(), time.monotonic()
 
         assert least[0] <= found["cpu_time"] <= most[0]
-        assert Between(least[1], most[1] + 0.05) == found["cpu_time"]  # procfs counts in ticks
+        assert Between(least[1] - 0.05, most[1] + 0.05) == found["cpu_time"]  # procfs counts in ticks
         assert Between(moment - already, ended - not_yet) == found["run_time"]
         used = [100 * cpu / (moment - at) for cpu in (least[0] - just_after[0], most[0] - before[0])]
         assert Between(*used) == found["cpu_usage"]
@@ -128,7 +128,7 @@ def test_a_group_that_is_gone_and_made_anew_counts_from_its_beginning(group: Pat
     with member(group, BURN):
         wait_until(lambda: counted_cpu_seconds(group) > 1.0, seconds=60)
         found, sample = job.figures(Table(), time.monotonic(), None, Options())
-    wait_until(lambda: not (group / "cgroup.procs").read_text())
+    wait_until(lambda: not (group / "cgroup.procs").read_text(), seconds=60)
     group.rmdir()
     gone, _ = job.figures(Table(), time.monotonic(), sample, Options())
     group.mkdir()
@@ -209,6 +209,6 @@ def test_an_interface_s_rate_is_that_of_its_counters() -> None:
     rate, independent, total, told_anew = json.loads(asked.stdout)
 
     assert rate == pytest.approx(independent, rel=CLOSE)
-    assert rate > 1000
+    assert rate > 10  # kB/s: three megabytes in half a second, or in as long as the machine stalled
     assert total >= rate
     assert not told_anew

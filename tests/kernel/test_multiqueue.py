@@ -51,18 +51,18 @@ class Queues:
         port, before = 20_000, self._counted()
         while len(self._ports) < QUEUES:
             self._send(port, 0, 1)
-            now = self._counted()
-            (at,) = (at for at, sent in now.items() if sent != before[at])
+            (at,) = wait_for(lambda before=before: self._risen(before), what="the packet")
             self._ports.setdefault(at, port)
-            port, before = port + 1, now
+            port, before = port + 1, self._counted()
 
     def send(self, at: int, packets: int) -> None:
         """Send packets through a queue into its class of a slice; return when they have passed."""
         before = self._counted()[at]
         self._send(self._ports[at], at << 16 | 0x10, packets)
-        wait_for(
-            lambda: self._counted()[at] == before + packets * PACKET_BYTES, seconds=30, what="the end of the queue"
-        )
+        wait_for(lambda: self._counted()[at] == before + packets * PACKET_BYTES, what="the end of the queue")
+
+    def _risen(self, before: dict[int, int]) -> list[int]:
+        return [at for at, sent in self._counted().items() if sent != before[at]]
 
     def _send(self, port: int, priority: int, packets: int) -> None:
         with self._room.entered():
@@ -112,14 +112,14 @@ def test_each_queue_s_classes_are_counted_capped_and_given_back(program: Program
     queues.send(2, 20)
     queues.send(3, 150)
     wait_for(lambda: used(program) == {"s1": 0, "s2": 20_000, "s3": 150_000, "s4": 0}, what="the count")
-    wait_for(lambda: 0 < ceiling(program.room, 0x3_0010) < 300_000, seconds=30, what="the cap")
+    wait_for(lambda: 0 < ceiling(program.room, 0x3_0010) < 300_000, what="the cap")
     assert tree(program.room, but=CEILING) == but_ceilings
     assert ceiling(program.room, 0x2_0010) == 2_500_000
     shown = ask(program, "tree", "show").stdout
     assert [line.strip("─├└│ ") for line in shown.splitlines() if line.endswith(":")] == ["1:", "2:", "3:", "4:"]
     assert "3:10    s3 normal  rate 5mbit" in shown
     program.write_slices(SLICES[:1])
-    wait_for(lambda: tree(program.room) == before, seconds=30, what="the giving back")
+    wait_for(lambda: tree(program.room) == before, what="the giving back")
 
 
 def test_one_queue_s_tree_ends_and_no_byte_is_lost_or_counted_twice(program: Program) -> None:
@@ -154,14 +154,14 @@ def test_an_mq_that_is_built_anew_with_all_its_trees(program: Program) -> None:
     program.start()
     queues.send(3, 150)
     wait_for(lambda: used(program)["s3"] == 150_000, what="the count")
-    wait_for(lambda: 0 < ceiling(program.room, 0x3_0010) < 300_000, seconds=30, what="the cap")
+    wait_for(lambda: 0 < ceiling(program.room, 0x3_0010) < 300_000, what="the cap")
     program.room.run("tc qdisc del dev v0 root")
-    wait_for(lambda: "v0 has no HTB at its root" in program.said(), seconds=30, what="the trouble")
+    wait_for(lambda: "v0 has no HTB at its root" in program.said(), what="the trouble")
     program.room.run("tc qdisc replace dev v0 root handle 7fff: mq")
     for at in range(1, QUEUES + 1):
         build(program.room, at)
     queues.send(1, 10)
-    wait_for(lambda: 0 < ceiling(program.room, 0x3_0010) < 300_000, seconds=30, what="the cap")
+    wait_for(lambda: 0 < ceiling(program.room, 0x3_0010) < 300_000, what="the cap")
     wait_for(lambda: used(program) == {"s1": 10_000, "s2": 0, "s3": 150_000, "s4": 0}, what="the count")
 
 

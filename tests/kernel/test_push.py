@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -128,13 +129,12 @@ def test_slices_host_and_jobs_arrive_while_other_destinations_misbehave(
             named = [one for one in receiver.wait_for(0) if one.node == "rooted"]
             return {float(value) for one in named for name, _, value in one.parameters if name == "normal_used_bytes"}
 
-        wait_for(lambda: 100_000 in used(), seconds=30, what="the row of a slice")
-        wait_for(lambda: newest(receiver, "ApMon_SysMon", "room"), seconds=30, what="the host")
+        wait_for(lambda: 100_000 in used(), what="the row of a slice")
+        wait_for(lambda: newest(receiver, "ApMon_SysMon", "room"), what="the host")
         jobs = wait_for(
             lambda: [
                 one for one in receiver.wait_for(0) if one.node == "rooted" and one.parameters[0].name == "cpu_time"
             ],
-            seconds=30,
             what="a job",
         )
         for destination, reason in (
@@ -145,13 +145,10 @@ def test_slices_host_and_jobs_arrive_while_other_destinations_misbehave(
             ("10.7.0.2:9", "busy"),  # a kernel's buffer is full for the slow one
         ):
             dropped = f'{DROPPED}{{destination="{destination}",reason="{reason}"}}'
-            wait_for(lambda name=dropped: program.metrics()[name] > 0, seconds=60, what=dropped)
-        wait_for(lambda: visitor.heard > 2, seconds=30, what="datagrams at the flapping one")
-        before, began = program.metrics(), time.monotonic()
-        scrapes = 0
-        while time.monotonic() < began + 2.0:
-            program.metrics()
-            scrapes += 1
+            wait_for(lambda name=dropped: program.metrics()[name] > 0, what=dropped)
+        wait_for(lambda: visitor.heard > 2, what="datagrams at the flapping one")
+        before, scrapes = program.metrics()["bwexporter_turns_total"], count(1)
+        wait_for(lambda: next(scrapes) and program.metrics()["bwexporter_turns_total"] >= before + 3, what="turns")
         metrics = program.metrics()
         pages = [
             program._client.get(f"{program.url}{path}") for path in ("/", "/slices/ann", "/api/v1/status", "/metrics")
@@ -159,11 +156,10 @@ def test_slices_host_and_jobs_arrive_while_other_destinations_misbehave(
         said = program.said() + str(metrics) + str(program.answer()) + "".join(page.text for page in pages)
 
         assert jobs
-        assert metrics["bwexporter_turns_total"] >= before["bwexporter_turns_total"] + 3  # of six
-        assert scrapes > 3
+        assert next(scrapes) > 3
         assert metrics[f'bwexporter_apmon_datagrams_total{{destination="{place}"}}'] > 0
         at = metrics[f'bwexporter_apmon_last_success_timestamp_seconds{{destination="{place}"}}']
-        assert at == pytest.approx(time.time(), abs=30)
+        assert at == pytest.approx(time.time(), abs=60)
         assert SECRET not in said
         assert 0 == program.stop()
     numbers = [one.sequence for one in receiver.wait_for(1)]
@@ -175,23 +171,25 @@ def test_a_crash_and_a_reload(room: Room, receiver: Receiver, tmp_path: Path) ->
     write_destinations(tmp_path, f"127.0.0.1:{receiver.port}")
     with Program(room, tmp_path, CONFIG, SLICES) as program:
         program.start()
-        wait_for(lambda: newest(receiver, "room", "ann"), seconds=30, what="a row")
+        wait_for(lambda: newest(receiver, "room", "ann"), what="a row")
         program.kill()
-        first = receiver.wait_for(1)
-        receiver.payloads.clear()
+        (first,) = {one.instance_id for one in receiver.wait_for(1)}
         program.start()
-        wait_for(lambda: newest(receiver, "room", "ann"), seconds=30, what="a row after the restart")
-        second = receiver.wait_for(1)
-        assert 1 == second[0].sequence
-        assert {one.instance_id for one in first}.isdisjoint(one.instance_id for one in second)
+
+        def second() -> list[Datagram]:
+            return [one for one in receiver.wait_for(0) if one.instance_id != first]
+
+        wait_for(lambda: any((one.cluster, one.node) == ("room", "ann") for one in second()), what="a row of another")
+        assert [1] == [one.sequence for one in second()][:1]
+        assert len({one.instance_id for one in second()}) == 1
 
         program.write_config({**CONFIG, "apmon": {**CONFIG["apmon"], "cluster": "renamed"}})  # type: ignore[dict-item]
-        wait_for(lambda: newest(receiver, "renamed", "ann"), seconds=30, what="the new name")
-        assert newest(receiver, "renamed", "ann").instance_id == second[0].instance_id  # type: ignore[union-attr]
+        wait_for(lambda: newest(receiver, "renamed", "ann"), what="the new name")
+        assert newest(receiver, "renamed", "ann").instance_id == second()[0].instance_id  # type: ignore[union-attr]
 
         program.write_config({key: value for key, value in CONFIG.items() if key != "apmon"})
         series = f'bwexporter_apmon_datagrams_total{{destination="127.0.0.1:{receiver.port}"}}'
-        wait_for(lambda: series not in program.metrics(), seconds=30, what="the end of the push")
+        wait_for(lambda: series not in program.metrics(), what="the end of the push")
 
 
 class TestNetwork:
@@ -207,7 +205,7 @@ class TestNetwork:
                 sender.send("c", "n", {"number": number, "text": "x" * 1000})
             took = time.monotonic() - started
             behind, fine = sender.health()
-            assert 600 == len(receiver.wait_for(600)) == fine.sent
+            assert 600 == len(receiver.wait_for(600, seconds=60)) == fine.sent
             assert behind.dropped[Drop.BUSY] > 100
             assert 600 == behind.sent + behind.dropped[Drop.BUSY]
         assert took < 30.0  # the link would take more than ten minutes

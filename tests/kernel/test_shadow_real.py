@@ -17,13 +17,22 @@ from bwexporter.cli.files import roll_of
 from bwexporter.config import load_config
 from bwexporter.core.lanes import Traffic
 from bwexporter.replay import Recorded, replayed
-from tests.kernel.daemon_rig import Greedy, Program, Room, handle_of, skip_where_no_room_can_be_made, wait_for
+from tests.kernel.daemon_rig import (
+    PATIENCE_SECONDS,
+    Greedy,
+    Program,
+    Room,
+    handle_of,
+    skip_where_no_room_can_be_made,
+    wait_for,
+)
 from tests.kernel.daemon_rig import Traffic as Senders
 
 pytestmark = pytest.mark.kernel
 
 STEP = 0.25
 RATE = 250_000
+LESS_BYTES = 700_000
 CONFIG = {
     "interval": "500ms",
     "look_margin": "100ms",
@@ -43,11 +52,12 @@ def program(tmp_path: Path) -> Iterator[Program]:
         yield running.start("--shadow")
 
 
-def record(program: Program, seconds: float) -> tuple[list[tuple[float, int]], dict[str, Any]]:
-    """Ask for a while; return what Ann had sent by each turn, and what was said of her last."""
+def record(program: Program) -> tuple[list[tuple[float, int]], dict[str, Any]]:
+    """Ask until Ann is over her volume by far; return what she had sent by each turn, and what was said of her last."""
     looks, row = list[tuple[float, int]](), dict[str, Any]()
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not row or row["verdict"] != "over_allowance" or row["would_be"]["less_bytes"] < LESS_BYTES:
+        assert time.monotonic() < until, row
         answer = program.answer()
         row = next(one for one in answer["slices"] if (one["slice"], one["traffic"]) == ("ann", "normal"))
         if not looks or looks[-1][0] < answer["taken_at"]:
@@ -70,7 +80,7 @@ def test_what_would_be_is_published_and_is_what_a_replay_says(program: Program) 
     first = program.lane("ann")["would_be"]["from"]
     with Greedy(Senders(program.room), handle_of(1)):
         wait_for(lambda: program.lane("ann")["sent_bytes_total"] > 0, what="traffic")
-        looks, row = record(program, 9.0)
+        looks, row = record(program)
     said = row["would_be"]
 
     at, sent = np.array([one for one, _ in looks]), np.array([one for _, one in looks], np.float64)
@@ -88,15 +98,15 @@ def test_what_would_be_is_published_and_is_what_a_replay_says(program: Program) 
     assert program.room.classes()[handle_of(1)].ceiling == before
     assert row["verdict"] == "over_allowance"
     assert row["ceiling_bytes_per_second"] == row["full_rate_bytes_per_second"]
-    turn = 2 * 0.5 * RATE  # a turn of either
+    longest = max(0.5, np.diff([first, *at]).max())  # where the machine stalled, both know of a turn what is between
+    turn = 2 * longest * RATE  # a turn of either
     assert said["recorded_bytes"] == pytest.approx(told.recorded_bytes, abs=turn)
     assert said["sent_bytes"] == pytest.approx(told.sent_bytes, abs=turn)
     assert said["less_bytes"] == pytest.approx(told.less_bytes, abs=2 * turn)
-    assert said["less_bytes"] > 200_000
-    assert said["capped"][0][0] == pytest.approx(told.spans[0][0], abs=2 * 0.5)
+    assert said["capped"][0][0] == pytest.approx(told.spans[0][0], abs=2 * longest)
     assert said["capped_now"]
     assert "Enforced, it would be capped at" in printed(program, "why", "ann")
     assert "less" in printed(program, "status", "ann")
-    page = httpx.get(f"{program.url}/slices/ann", trust_env=False).text
+    page = httpx.get(f"{program.url}/slices/ann", trust_env=False, timeout=PATIENCE_SECONDS).text
     assert "Enforced, it would be capped at" in page
     assert program.lane("bob")["would_be"]["less_bytes"] == 0

@@ -269,7 +269,7 @@ def test_the_rules_of_a_network_namespace_have_one_keeper(program: Program) -> N
 
         program.stop()
         second.start()
-        wait_for(lambda: "1:1004" in program.room.run("nft list table netdev bwexporter"), what="dan's rule")
+        wait_for(lambda: "1:1004" in program.room.run("nft list ruleset"), what="dan's rule")
 
 
 def test_a_configuration_without_rules_stands_beside_one_with_them(program: Program) -> None:
@@ -289,7 +289,7 @@ def test_a_configuration_without_rules_stands_beside_one_with_them(program: Prog
             assert "had been changed" not in one.said()
 
         program.stop()
-        wait_for(lambda: "1:1004" in program.room.run("nft list table netdev bwexporter"), what="dan's rule")
+        wait_for(lambda: "1:1004" in program.room.run("nft list ruleset"), what="dan's rule")
 
 
 def test_rules_that_a_reload_no_longer_needs_are_left_to_another(program: Program) -> None:
@@ -299,7 +299,7 @@ def test_rules_that_a_reload_no_longer_needs_are_left_to_another(program: Progra
     wait_for(lambda: program.room.run("nft list tables") == "", what="no tables")
     with neighbour(program, ON_V1, [DAN]) as second:
         second.start()
-        wait_for(lambda: "1:1004" in program.room.run("nft list table netdev bwexporter"), what="dan's rule")
+        wait_for(lambda: "1:1004" in program.room.run("nft list ruleset"), what="dan's rule")
         program.turn()
         second.turn()
         assert "had been changed" not in second.said()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.daemon_rig import Program, Room, skip_where_no_room_can_be_made
+from tests.kernel.daemon_rig import PATIENCE_SECONDS, Program, Room, skip_where_no_room_can_be_made
 
 pytestmark = pytest.mark.kernel
 
@@ -26,7 +26,7 @@ class Manager:
     def __init__(self, place: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(place))
-        self.socket.settimeout(20)
+        self.socket.settimeout(PATIENCE_SECONDS)
 
     def told(self, word: str) -> str:
         """Wait until a message with that line comes, and return it."""
@@ -47,7 +47,7 @@ class Manager:
         except TimeoutError:
             return True
         finally:
-            self.socket.settimeout(20)
+            self.socket.settimeout(PATIENCE_SECONDS)
         return False
 
 
@@ -78,7 +78,7 @@ def test_a_service_manager_hears_of_the_first_turn_of_life_and_of_the_end(
         began = time.monotonic()
         for _ in range(3):
             manager.told("WATCHDOG=1")
-        assert time.monotonic() - began < 20 * WATCHDOG_SECONDS
+        assert time.monotonic() - began < 50 * WATCHDOG_SECONDS
         with program.halted():
             assert manager.is_silent_for(2 * WATCHDOG_SECONDS)
         manager.told("WATCHDOG=1")
@@ -105,7 +105,7 @@ def test_nobody_is_told_where_nobody_asks(room: Room, tmp_path: Path) -> None:
     """Another process's watchdog is not ours."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(tmp_path / "other"))
-        other.settimeout(3 * WATCHDOG_SECONDS)
+        other.settimeout(PATIENCE_SECONDS)
         room.environment |= {
             "NOTIFY_SOCKET": str(tmp_path / "other"),
             "WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1e6)),
@@ -113,5 +113,6 @@ def test_nobody_is_told_where_nobody_asks(room: Room, tmp_path: Path) -> None:
         }
         with Program(room, tmp_path, CONFIG, SLICES).start():
             assert other.recv(4096).startswith(b"READY=1")
+            other.settimeout(3 * WATCHDOG_SECONDS)
             with pytest.raises(TimeoutError):
                 other.recv(4096)

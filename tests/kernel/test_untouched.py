@@ -15,6 +15,7 @@ import pytest
 from bwexporter.kernel import wire
 from tests.kernel.daemon_rig import (
     PACKET_BYTES,
+    PATIENCE_SECONDS,
     Program,
     Room,
     Traffic,
@@ -46,7 +47,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """Return the daemon with one slice."""
     with Room() as room, Program(room, tmp_path_factory.mktemp("untouched"), CONFIG, [ANN]) as made:
         made.start()
-        wait_for(lambda: BYSTANDER in room.classes(), seconds=30, what="the class")
+        wait_for(lambda: BYSTANDER in room.classes(), what="the class")
         yield made
 
 
@@ -59,7 +60,7 @@ class Watched:
         with program.room.entered():
             self._sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
             self._listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._sniffer.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+        self._sniffer.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         self._sniffer.bind(("v1", 0x0800))
         self._sniffer.settimeout(0.2)
         self._listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 32 << 20)
@@ -76,7 +77,7 @@ class Watched:
         self._leaf = self._class()
         for thread in self._threads:
             thread.start()
-        wait_for(lambda: len(self.arrived) > 50, seconds=30, what="the traffic")
+        wait_for(lambda: len(self.arrived) > 50, what="the traffic")
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -104,7 +105,7 @@ class Watched:
         deadline = None
         while deadline is None or (len(self.arrived) < self.sent and time.monotonic() < deadline):
             if self._ended.is_set() and deadline is None:
-                deadline = time.monotonic() + 10
+                deadline = time.monotonic() + PATIENCE_SECONDS
             try:
                 frame = self._sniffer.recv(2048)
             except TimeoutError:
@@ -147,27 +148,27 @@ def cap(program: Program, node_cap: str) -> None:
     """Change the node cap."""
     program.write_config({**CONFIG, "devices": [{**CONFIG["devices"][0], "cap": node_cap}]})
     wanted = f"ceil {node_cap[:-4]}Mbit"
-    wait_for(lambda: wanted in program.room.run("tc class show dev v0 classid 1:10"), seconds=30, what="the node cap")
+    wait_for(lambda: wanted in program.room.run("tc class show dev v0 classid 1:10"), what="the node cap")
 
 
 def shares(program: Program, share: int) -> None:
     """Change the share of another slice, which scales no quantum of ann's."""
     program.write_slices(slices({"name": "other", "id": 0x4007, "normal": {"share": share}}))
     shown = "tc -d class show dev v0 classid 1:5007"
-    wait_for(lambda: f"quantum {share * 65536}" in program.room.run(shown), seconds=30, what="the share")
+    wait_for(lambda: f"quantum {share * 65536}" in program.room.run(shown), what="the share")
 
 
 def roster(program: Program, *more: dict[str, Any]) -> None:
     """Change the other slices."""
     program.write_slices(slices(*more))
-    wait_for(lambda: classes(program) == 3 + 2 * (3 + len(more)), seconds=60, what="the roster")
+    wait_for(lambda: classes(program) == 3 + 2 * (3 + len(more)), what="the roster")
 
 
 def reload(program: Program) -> None:
     """Ask for everything to be read anew, though nothing has changed."""
     before = program.said().count("roster slices=")
     program.signal(signal.SIGHUP)
-    wait_for(lambda: program.said().count("roster slices=") > before, seconds=30, what="the reload")
+    wait_for(lambda: program.said().count("roster slices=") > before, what="the reload")
 
 
 ACTS: dict[str, Callable[[Program], None]] = {
@@ -196,21 +197,20 @@ def test_everything_off_and_on_again(program: Program) -> None:
     tight = {"name": "tight", "id": 0x4004, "normal": {"allowance": "20GB", "threshold": "100kB"}}
     program.write_config({**CONFIG, "devices": [{**CONFIG["devices"][0], "default": "8mbit"}]})
     program.write_slices(slices(tight))
-    wait_for(lambda: handle_of(0x4004) in program.room.classes(), seconds=30, what="the class")
+    wait_for(lambda: handle_of(0x4004) in program.room.classes(), what="the class")
     traffic = Traffic(program.room)
     traffic.send(("tight", "normal"), handle_of(0x4004), 150)
-    wait_for(lambda: program.room.classes()[handle_of(0x4004)].ceiling < 300_000, seconds=30, what="the cap")
+    wait_for(lambda: program.room.classes()[handle_of(0x4004)].ceiling < 300_000, what="the cap")
     for switch in ({"off": True}, {"tags": {"net_max_rate": -1}}):
         with Watched(program):
             program.write_slices(slices(tight, {"name": "_default", **switch}))
             wait_for(
                 lambda: program.room.classes()[handle_of(0x4004)].ceiling == 10_000_000,
-                seconds=30,
                 what="the full rate",
             )
         assert program.room.classes()[handle_of(0x6FFF)].ceiling == 1_000_000
         traffic.send(("tight", "normal"), handle_of(0x4004), 50)
-        wait_for(lambda: used(program) == traffic.passed["tight", "normal"], seconds=30, what="the count")
+        wait_for(lambda: used(program) == traffic.passed["tight", "normal"], what="the count")
         assert program.lane("tight")["verdict"] == "off"
         program.write_slices(slices(tight))
-        wait_for(lambda: program.room.classes()[handle_of(0x4004)].ceiling < 300_000, seconds=30, what="the cap")
+        wait_for(lambda: program.room.classes()[handle_of(0x4004)].ceiling < 300_000, what="the cap")
