@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +21,11 @@ from bwexporter.state import open_state
 from bwexporter.web import api
 from bwexporter.web.listening import bind
 from bwexporter.web.server import Server
+from tests.ports import free_port
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, device_report, report
 from tests.servers import Certificates, Says
 from tests.servers import Server as SlicesServer
+from tests.waiting import PATIENCE_SECONDS
 from tests.web import Facts, app_of
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -466,8 +467,8 @@ class Told:
 
     def stop(self) -> None:
         """Answer no more."""
-        self._server.stop()
-        self._state.close()
+        self._server.stop(PATIENCE_SECONDS)
+        self._state.close(PATIENCE_SECONDS)
 
 
 LANES = (
@@ -535,8 +536,7 @@ class TestStatus:
 
     def test_nobody_answers(self, bwexporter: Bwexporter) -> None:
         """Exit code 1, one line that names the address, and no password that somebody wrote into it."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        url = f"http://127.0.0.1:{free_port()}"
         for written in (url, url.replace("//", "//ann:secret@")):
             done = bwexporter("status", "--url", written)
             assert (done.code, done.out) == (1, "")

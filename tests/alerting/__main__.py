@@ -22,9 +22,9 @@ import httpx
 from tests.alerting.mailbox import Mail, Mailbox
 from tests.alerting.servers import ENDS_WITH_US, Chain, Haste
 from tests.ports import free_port
+from tests.waiting import PATIENCE_SECONDS
 
 HASTE = Haste(scrape="1s", waits="5s", digest="30s")
-START_SECONDS = 40.0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,7 +68,7 @@ def _demo(folder: Path) -> Iterator[str]:
             [*ENDS_WITH_US[:-1], "TERM", *program], stdout=log_file, stderr=log_file, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not _answers(address):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise click.ClickException(f"the demo did not come up:\n{(folder / 'demo.log').read_text()}")
@@ -76,7 +76,7 @@ def _demo(folder: Path) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE_SECONDS)
 
 
 def _answers(address: str) -> bool:

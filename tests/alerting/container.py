@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.alerting.servers import DEPLOY, ROOT
+from tests.waiting import PATIENCE_SECONDS
 
 NOBODY = 65534
 
@@ -74,7 +75,7 @@ def running(name: str, service: Mapping[str, Any], enter: Sequence[str], folder:
         yield log
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE_SECONDS)
 
 
 def _script(service: Mapping[str, Any], image: Image, folder: Path) -> str:

@@ -22,11 +22,11 @@ import httpx
 import yaml
 
 from tests.ports import free_port
+from tests.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
-START_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Server:
         self._command = [*ENDS_WITH_US, program, f"--web.listen-address=127.0.0.1:{self.port}", *flags]
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._client = httpx.Client(base_url=self.url, timeout=10, trust_env=False, **known_by)
+        self._client = httpx.Client(base_url=self.url, timeout=PATIENCE_SECONDS, trust_env=False, **known_by)
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
         with self.log_file.open("ab") as log_file:
             self._process = subprocess.Popen(self._command, cwd=self._folder, stdout=log_file, stderr=log_file)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._is_ready():
             assert self._process.poll() is None, self.log_file.read_text()[-2000:]
             assert time.monotonic() < deadline, f"{self._command[3]} is not ready"
@@ -66,7 +66,7 @@ class Server:
         """End it in order."""
         if self._process and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait(timeout=20)
+            self._process.wait(timeout=PATIENCE_SECONDS)
 
     def get(self, path: str, **parameters: str | float) -> Any:
         """Ask its API."""

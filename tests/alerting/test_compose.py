@@ -15,6 +15,7 @@ import yaml
 from tests.alerting.container import IMAGES, running
 from tests.alerting.servers import DEPLOY
 from tests.kernel.daemon_rig import Room, skip_where_no_room_can_be_made, wait_for
+from tests.waiting import PATIENCE_SECONDS
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -41,7 +42,7 @@ class Node:
     def __init__(self, room: Room, logs: Mapping[str, Path]) -> None:
         self._room, self._logs = room, logs
         with room.entered():  # sockets are made by the thread that asks, and asked they are in there
-            self._client = httpx.Client(timeout=5, trust_env=False)
+            self._client = httpx.Client(timeout=PATIENCE_SECONDS, trust_env=False)
 
     def ask(self, url: str, **parameters: str) -> Any:
         """Ask a server of the node; None where it does not answer yet."""
@@ -54,7 +55,7 @@ class Node:
     def wait_for(self, happened: Callable[[], Any], what: str) -> Any:
         """Wait for something; where it does not happen, say what the services said."""
         try:
-            return wait_for(happened, seconds=40, what=what)
+            return wait_for(happened, seconds=2 * PATIENCE_SECONDS, what=what)
         except AssertionError as error:
             said = "".join(f"\n{name}:\n{log.read_text()[-2000:]}" for name, log in self._logs.items())
             raise AssertionError(f"{error}{said}") from error
@@ -82,25 +83,25 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 @pytest.mark.kernel
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 class TestServices:
     """What runs, and whom it found."""
 
     def test_the_exporter_shapes_the_device_of_the_host(self, node: Node) -> None:
         """As its user with one capability, on a root that cannot be written to."""
-        assert "bwexporter_up 1" in node.ask(f"{EXPORTER}/metrics")
-        assert "1:1011" in node.classes()  # of the slice with id 17
+        node.wait_for(lambda: "bwexporter_up 1" in (node.ask(f"{EXPORTER}/metrics") or ""), "a turn")
+        node.wait_for(lambda: "1:1011" in node.classes(), "the class of the slice with id 17")
 
     def test_prometheus_has_the_rules_and_has_found_both(self, node: Node) -> None:
         """By the addresses in its configuration."""
         (group,) = node.wait_for(lambda: node.ask(f"{PROMETHEUS}/api/v1/targets")["data"]["activeTargets"], "a target")
-        rules = [one for found in node.ask(f"{PROMETHEUS}/api/v1/rules")["data"]["groups"] for one in found["rules"]]
+        rules = node.wait_for(lambda: node.ask(f"{PROMETHEUS}/api/v1/rules")["data"]["groups"], "rules")
         found = node.wait_for(
             lambda: node.ask(f"{PROMETHEUS}/api/v1/alertmanagers")["data"]["activeAlertmanagers"], "an Alertmanager"
         )
 
         assert group["scrapeUrl"] == f"{EXPORTER}/metrics"
-        assert rules
+        assert any(found["rules"] for found in rules)
         assert [one["url"] for one in found] == [f"{ALERTMANAGER}/api/v2/alerts"]
 
     def test_alertmanager_has_its_routes_and_templates(self, node: Node) -> None:
