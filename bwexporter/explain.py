@@ -12,7 +12,7 @@ from typing import Any
 
 from bwexporter.core.events import FROZEN_BY_HAND, FROZEN_BY_LOSS
 from bwexporter.core.lanes import UNLIMITED, Reason
-from bwexporter.core.policy import TAIL_SECONDS
+from bwexporter.core.policy import TAIL_BYTES_PER_SECOND, TAIL_SECONDS
 from bwexporter.units import print_duration, print_percent, print_rate, print_volume
 
 _ROUNDING = 1 / 64
@@ -185,8 +185,23 @@ def _rounded(figures: Figures, plain: float) -> str:
     if ceiling > plain:
         return f", and the last {TAIL_SECONDS:.0f} s of a capped period run at {shown} or more, from bytes put by"
     if ceiling < plain * (1 - _ROUNDING) - 1:
+        if _suits_the_next_period(figures):
+            return f"; as the look at its end may be late, it has {shown}, a ceiling that suits the new period as well"
         return f"; with bytes put by for the last {TAIL_SECONDS:.0f} s of the period it has {shown}"
     return "" if shown == print_rate(int(plain)) else f", rounded down to {shown}"
+
+
+def _suits_the_next_period(figures: Figures) -> bool:
+    """Say whether a ceiling is lower than the bytes that are put by for the tail make it."""
+    if figures.window_seconds:
+        return False
+    before_tail = figures.remaining_seconds - TAIL_SECONDS
+    if before_tail <= 0:
+        return True
+    slack = figures.allowance_bytes - figures.threshold_bytes
+    tail_rate = min(figures.full_bytes_per_second, TAIL_BYTES_PER_SECOND, slack / (2 * TAIL_SECONDS))
+    reserved = (figures.allowance_bytes - figures.used_bytes - tail_rate * TAIL_SECONDS) / before_tail
+    return figures.ceiling_bytes_per_second < reserved * (1 - _ROUNDING) - 1
 
 
 def _over_allowance(figures: Figures) -> str:

@@ -114,15 +114,16 @@ class TestHelp:
     @pytest.mark.parametrize(
         "arguments", [("nonsense",), ("run", "--nonsense"), ("demo", "--seconds", "soon"), ("status", "a", "b")]
     )
-    def test_bad_usage_ends_with_2_and_says_where_help_is(
+    def test_bad_usage_ends_with_2_and_says_in_one_line_what_is_wrong_and_where_help_is(
         self, bwexporter: Bwexporter, arguments: Sequence[str]
     ) -> None:
         """Nothing on the standard output, which a script may read."""
         done = bwexporter(*arguments)
         assert done.code == 2
         assert done.out == ""
-        assert "--help" in done.err
-        assert "Error: " in done.err
+        (line,) = done.err.splitlines()
+        assert line.startswith("bwexporter: ")
+        assert line.endswith("--help`")
 
 
 class TestCheck:

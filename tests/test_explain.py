@@ -112,6 +112,14 @@ QUIET = replace(OVER, reason=Reason.WITHIN, used_bytes=1_000_000, ceiling_bytes_
             ),
         ),
         (
+            replace(OVER, remaining_seconds=1.5, ceiling_bytes_per_second=622_592),
+            (
+                "Over the threshold of 8.64 GB: the 1.80 GB left of 10.8 GB are spread over the 1.5s left of the "
+                "period, 1.80 GB / 1.5s = 9.6gbit; as the look at its end may be late, it has 4.98mbit, a ceiling that "
+                "suits the new period as well."
+            ),
+        ),
+        (
             replace(OVER, reason=Reason.OVER_ALLOWANCE, used_bytes=10_800_000_000, ceiling_bytes_per_second=8_000),
             "Its volume is spent: 10.8 GB of 10.8 GB used. It has the floor, 64kbit, until its period ends in 12h.",
         ),
@@ -186,6 +194,10 @@ def test_what_is_said_of_the_formula_is_what_the_law_did(used: int, remaining: f
             assert plain * 63 / 64 - 1 <= figures.ceiling_bytes_per_second <= plain
         if "run at" in text:
             assert remaining <= policy.TAIL_SECONDS
+        if "; with bytes put by" in text:
+            assert remaining > policy.TAIL_SECONDS
+        if "suits the new period" in text:
+            assert remaining < 12.0  # the next look, and its margin
 
 
 @settings(max_examples=100, deadline=None)

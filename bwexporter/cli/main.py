@@ -80,8 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         return cli.main(arguments, prog_name="bwexporter", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        click.echo(f"bwexporter: {_in_one_line(error)}", err=True)
         sys.exit(error.exit_code)
     except ConfigError as error:
         for problem in error.problems:
@@ -92,3 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(1)
+
+
+def _in_one_line(error: click.ClickException) -> str:
+    """Say what is wrong with a command line, and where help is."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{text}; see `{context.command_path if context else 'bwexporter'} --help`"
