@@ -24,6 +24,8 @@ from bwexporter.core.lanes import UNLIMITED, Act, Instant, Slid, Traffic
 from bwexporter.core.report import DeviceReport, Report, SliceInfo, SourceStatus
 from bwexporter.errors import BwexporterError
 from bwexporter.metrics import Collector, Exposition, Rendered, every_family, metrics_table
+from bwexporter.metrics.of_lanes import LANE_FAMILIES
+from bwexporter.metrics.render import ROWS
 from bwexporter.metrics.rendered import KEPT_TURNS
 from tests.reports import NOW_WALL_SECONDS, LaneFigures, changes_of, device_report, outcomes_of, report
 
@@ -182,7 +184,7 @@ class TestLanes:
         assert value(read(text), "slice_sent_bytes_total", **(ALICE | {"slice": "bob"})) == 5
 
     def test_what_is_kept_from_turn_to_turn_follows_every_change(self) -> None:
-        """Settled families, whose text is kept, show a new value at once."""
+        """Families whose text is kept show a new value at once."""
         exposition = Exposition()
         publish(report(device_report([LaneFigures()])), exposition)
         lane = LaneFigures(capped=True, allowance_bytes=5, period_end_at=9.0, floor_bytes_per_second=3)
@@ -192,6 +194,25 @@ class TestLanes:
         assert value(series, "slice_period_allowance_bytes", **ALICE) == 5
         assert value(series, "slice_period_end_timestamp_seconds", **ALICE) == 9
         assert value(series, "slice_floor_bytes_per_second", **ALICE) == 3
+
+    def test_among_many_lanes_those_that_change_are_written_anew(self) -> None:
+        """Wherever lanes change, come or go, or their ceilings do, every figure is that of its own lane."""
+        exposition = Exposition()
+        many = [LaneFigures(f"slice {number:04d}", sent_bytes=number) for number in range(2 * ROWS + 3)]
+        exposition.render(report(device_report(many)))
+        for row, lane in (
+            (ROWS, LaneFigures("slice 0512", sent_bytes=7, enforced_ceiling_bytes_per_second=-1)),
+            (ROWS - 1, LaneFigures("slice 0511", seconds_to_allowance=5.5)),
+            (2 * ROWS + 2, LaneFigures("100 %d", allowance_bytes=UNLIMITED)),
+        ):
+            many[row] = lane
+            told = report(device_report(many))
+            lines = lane_lines(exposition.render(told))
+
+            assert lane_lines(Exposition().render(told)) == lines
+        assert (2 * ROWS + 3) * len(LANE_FAMILIES) - 1 == sum(not line.startswith(b"#") for line in lines)
+        assert b'bwexporter_slice_sent_bytes_total{device="eth0",slice="slice 0512",traffic="normal"} 7' in lines
+        assert b'bwexporter_slice_period_allowance_bytes{device="eth0",slice="100 %d",traffic="normal"} +Inf' in lines
 
 
 class TestNode:
@@ -374,6 +395,11 @@ def lane_by_lane(told: Report) -> Series:
                 if figure is not None:
                     found[f"bwexporter_slice_{name}", labels] = figure
     return found
+
+
+def lane_lines(rendered: Rendered) -> list[bytes]:
+    """Return the lines of the lanes' families."""
+    return b"".join(rendered.parts(names=[family.name for family in LANE_FAMILIES])).splitlines()
 
 
 def figures_of(told: Report, device: DeviceReport, row: int) -> Mapping[str, float | None]:

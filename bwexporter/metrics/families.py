@@ -51,13 +51,9 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class LaneFamily(Family):
-    """A metric of every lane; rows of the column are those of the device's tariffs.
-
-    A settled family keeps its values from turn to turn unless somebody changes something or a period rolls.
-    """
+    """A metric of every lane; rows of the column are those of the device's tariffs."""
 
     column: Callable[[Report, DeviceReport], Column]
-    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

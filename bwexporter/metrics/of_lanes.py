@@ -59,10 +59,8 @@ def _lane(
     unit: str,
     text: str,
     column: Callable[[Report, DeviceReport], Column],
-    *,
-    settled: bool = False,
 ) -> LaneFamily:
-    return LaneFamily(f"bwexporter_slice_{name}", kind, unit, ("device", "slice", "traffic"), text, column, settled)
+    return LaneFamily(f"bwexporter_slice_{name}", kind, unit, ("device", "slice", "traffic"), text, column)
 
 
 LANE_FAMILIES: tuple[LaneFamily, ...] = (
@@ -114,7 +112,6 @@ LANE_FAMILIES: tuple[LaneFamily, ...] = (
         "bytes",
         "Bytes that may be sent in the running period; +Inf without an allowance.",
         lambda _, device: _or_infinite(device.verdicts.allowance_bytes),
-        settled=True,
     ),
     _lane(
         "period_threshold_bytes",
@@ -122,7 +119,6 @@ LANE_FAMILIES: tuple[LaneFamily, ...] = (
         "bytes",
         "Used bytes from which on the ceiling is lowered; +Inf without an allowance.",
         lambda _, device: _threshold(device),
-        settled=True,
     ),
     _lane(
         "period_start_timestamp_seconds",
@@ -130,7 +126,6 @@ LANE_FAMILIES: tuple[LaneFamily, ...] = (
         "seconds",
         "Start of the running period in Unix time; absent where a sliding window takes its place.",
         lambda _, device: _of_period(device, device.ledger.accounts.period_start_at),
-        settled=True,
     ),
     _lane(
         "period_end_timestamp_seconds",
@@ -138,7 +133,6 @@ LANE_FAMILIES: tuple[LaneFamily, ...] = (
         "seconds",
         "End of the running period in Unix time; absent where a sliding window takes its place.",
         lambda _, device: _of_period(device, device.ledger.accounts.period_end_at),
-        settled=True,
     ),
     _lane(
         "full_rate_bytes_per_second",
@@ -146,7 +140,6 @@ LANE_FAMILIES: tuple[LaneFamily, ...] = (
         "bytes_per_second",
         "Ceiling of the class while nothing lowers it.",
         lambda _, device: _or_infinite(device.tariffs.full_bytes_per_second),
-        settled=True,
     ),
     _lane(
         "guarantee_bytes_per_second",
@@ -154,7 +147,6 @@ LANE_FAMILIES: tuple[LaneFamily, ...] = (
         "bytes_per_second",
         "Rate under contention, as admitted.",
         lambda _, device: device.verdicts.guarantee_bytes_per_second,
-        settled=True,
     ),
     _lane(
         "floor_bytes_per_second",
@@ -162,7 +154,6 @@ LANE_FAMILIES: tuple[LaneFamily, ...] = (
         "bytes_per_second",
         "Lowest ceiling that a cap goes to, as fitted to the allowance.",
         lambda _, device: device.verdicts.floor_bytes_per_second,
-        settled=True,
     ),
     _lane(
         "ceiling_bytes_per_second",
@@ -184,9 +175,8 @@ LANE_FAMILIES: tuple[LaneFamily, ...] = (
         "",
         "1 while the intended ceiling is below the full rate because of the account, else 0.",
         lambda _, device: device.verdicts.capped.astype(np.int64),
-        settled=True,
     ),
-    _lane("shadow", Kind.GAUGE, "", "1 while verdicts are judged and not enforced, else 0.", _shadow, settled=True),
+    _lane("shadow", Kind.GAUGE, "", "1 while verdicts are judged and not enforced, else 0.", _shadow),
     _lane(
         "seconds_to_threshold",
         Kind.GAUGE,

@@ -1,26 +1,31 @@
 """From the catalogue's columns to the lines of the exposition, once a full turn.
 
 Turns a standing into pieces, a family each. Knows: the text format (prometheus.io, exposition formats), and what can be
-kept from turn to turn: the label block of each lane, a template a family, the text of families whose values did not
-change. Does not know: what any figure means, prometheus_client, who reads the bytes.
+kept from turn to turn: the label blocks of the lanes, the lines of lanes whose values did not change. Does not know:
+what any figure means, prometheus_client, who reads the bytes.
 
-Kept templates filled by one `%` a family are some 60 times as fast as prometheus_client's Gauges.
+The lines of some hundred lanes are a template, filled by one `%`: some 70 times as fast as prometheus_client's Gauges.
+A template is made anew each time, in the processor's caches: to fetch one that is kept from memory takes as long, and
+those of all families would be as large as half of the exposition. What a turn needs on its way is of the size of a few
+hundred lines too, and what the turn before it has left is used again.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from bwexporter.core.lanes import Lane
+from bwexporter.core.lanes import B1, Lane
 from bwexporter.core.report import Report
 from bwexporter.metrics.families import Column, Family, LaneFamily, Sample, Standing, StandingFamily
 from bwexporter.metrics.of_lanes import LANE_FAMILIES
 from bwexporter.metrics.of_node import STANDING_FAMILIES
 from bwexporter.metrics.rendered import Piece, heads
+
+ROWS = 512
+"""Lanes whose lines are made, and kept, at once."""
 
 
 @dataclass(slots=True)
@@ -28,9 +33,8 @@ class _Kept:
     """What is kept for a device while its lanes stay the same."""
 
     lanes: tuple[Lane, ...]
-    blocks: list[bytes]
-    templates: dict[tuple[str, str], bytes] = field(default_factory=dict)  # by name and kind of the column
-    settled: dict[str, tuple[Column, bytes]] = field(default_factory=dict)  # values and their text
+    blocks: list[bytes]  # of so many lanes each, in the order of the lanes, with a line feed between two
+    made: dict[str, tuple[Column, list[bytes]]] = field(default_factory=dict)  # values and their lines, by name
 
 
 class Renderer:
@@ -65,7 +69,9 @@ class Renderer:
 
     def _lanes_text(self, family: LaneFamily, report: Report) -> Sequence[bytes]:
         return [
-            _column_text(family, family.column(report, device), self._kept[device.device]) for device in report.devices
+            lines
+            for device in report.devices
+            for lines in _column_text(family, family.column(report, device), self._kept[device.device])
         ]
 
     def _samples_text(self, family: StandingFamily, standing: Standing) -> bytes:
@@ -81,43 +87,41 @@ class Renderer:
 
 def _keep(lanes: tuple[Lane, ...]) -> _Kept:
     labels = ("device", "slice", "traffic")
-    return _Kept(
-        lanes,
-        [_encode(_block(labels, (lane.device, lane.slice_name, lane.traffic.value))) for lane in lanes],
-    )
+    blocks = [_block(labels, (lane.device, lane.slice_name, lane.traffic.value)).replace("%", "%%") for lane in lanes]
+    return _Kept(lanes, [_encode("\n".join(blocks[first : first + ROWS])) for first in range(0, len(lanes), ROWS)])
 
 
-def _column_text(family: LaneFamily, column: Column, kept: _Kept) -> bytes:
-    if not family.settled:
-        return _filled(family, column, kept)
-    before = kept.settled.get(family.name)
-    if before is not None and np.array_equal(before[0], column, equal_nan=column.dtype.kind == "f"):
-        return before[1]
-    text = _by_line(family, column, kept.blocks)
-    kept.settled[family.name] = (column.copy(), text)
+def _column_text(family: LaneFamily, column: Column, kept: _Kept) -> list[bytes]:
+    """Return the lines of a column, the very same bytes as in the turn before where no value has changed."""
+    before, text = kept.made.get(family.name, (None, []))
+    if before is None or before.dtype != column.dtype:
+        text = [_lines(family, column, kept, at) for at in range(len(kept.blocks))]
+    elif len(column):
+        text = text.copy()
+        for at in np.flatnonzero(np.logical_or.reduceat(_differ(before, column), range(0, len(column), ROWS))).tolist():
+            text[at] = _lines(family, column, kept, at)
+    kept.made[family.name] = (column, text)
     return text
 
 
-def _filled(family: LaneFamily, column: Column, kept: _Kept) -> bytes:
-    """Fill the kept template; only a column with absent rows is written line by line."""
+def _differ(before: Column, column: Column) -> B1:
+    """Mark values that are not what they were; what was absent, and still is, is what it was."""
+    differ: B1 = before != column
+    return differ & ~(np.isnan(before) & np.isnan(column)) if column.dtype.kind == "f" else differ
+
+
+def _lines(family: LaneFamily, column: Column, kept: _Kept, at: int) -> bytes:
+    """Write some lanes' lines, but for rows that are absent; no label value holds a raw line feed."""
+    rows = column[at * ROWS : (at + 1) * ROWS]
     floating = column.dtype.kind == "f"
-    if floating and np.isnan(column).any():
-        return _by_line(family, column, kept.blocks)
-    key = (family.name, column.dtype.kind)
-    template = kept.templates.get(key)
-    if template is None:
-        name, value = family.name.encode(), b"%a\n" if floating else b"%d\n"
-        template = b"".join([name + block.replace(b"%", b"%%") + value for block in kept.blocks])
-        kept.templates[key] = template
-    text = template % tuple(column.tolist())
-    return _infinities(text) if floating else text
-
-
-def _by_line(family: LaneFamily, column: Column, blocks: list[bytes]) -> bytes:
-    name = family.name.encode()
-    rows = zip(blocks, column.tolist(), strict=True)
-    lines = [b"%b%b%a\n" % (name, block, value) for block, value in rows if not math.isnan(value)]
-    return _infinities(b"".join(lines)) if column.dtype.kind == "f" else b"".join(lines)
+    name, value = family.name.encode(), b"%a\n" if floating else b"%d\n"
+    template = b"".join((name, kept.blocks[at].replace(b"\n", value + name), value))
+    lines = template % tuple(rows.tolist())
+    if not floating or np.isfinite(rows).all():
+        return lines
+    if np.isnan(rows).any():
+        lines = b"\n".join([line for line in lines.split(b"\n") if not line.endswith(b" nan")])
+    return _infinities(lines)
 
 
 def _infinities(text: bytes) -> bytes:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 KEPT_TURNS = 12
 """A compressed form is made ahead of time while somebody has asked for it in so many turns."""
+
+BATCH_BYTES = 1 << 20
+"""So much is compressed at once: other threads may run meanwhile, and the one that compresses then waits for them."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 _END = b"# EOF\n"
@@ -84,7 +87,8 @@ class Rendered:
             made = self._compressed.get(open_metrics)
             if made is None:
                 packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
-                made = b"".join([*map(packer.compress, self.parts(open_metrics=open_metrics)), packer.flush()])
+                batches = _batches(self._parts(open_metrics, frozenset()))
+                made = b"".join([*map(packer.compress, batches), packer.flush()])
                 self._compressed[open_metrics] = made
         return made
 
@@ -102,6 +106,18 @@ class Rendered:
             yield from lines
         if open_metrics:
             yield _END
+
+
+def _batches(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in larger parts."""
+    waiting, size = list[bytes](), 0
+    for part in parts:
+        waiting.append(part)
+        size += len(part)
+        if size >= BATCH_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)
 
 
 def _lines_of(piece: Piece, names: frozenset[str]) -> list[bytes]:
