@@ -238,8 +238,10 @@ def _over_tags(keys: _Keys, traffic: Traffic, tags: Mapping[str, int]) -> tuple[
     plain = keys.normal if traffic is Traffic.NORMAL else keys.exempt
     names = {TAGS[name].setting: name for name in tags if TAGS[name].traffic is traffic}
     names = {setting: name for setting, name in names.items() if getattr(plain, setting) is None}
-    whole = {"off": plain.off or keys.off, "shadow": plain.shadow or keys.shadow}
-    settings = plain.model_copy(update={**whole, **{setting: tags[name] for setting, name in names.items()}})
+    completed: dict[str, object] = {"off": plain.off or keys.off, "shadow": plain.shadow or keys.shadow}
+    completed |= {setting: tags[name] for setting, name in names.items()}
+    more = {setting: value for setting, value in completed.items() if getattr(plain, setting) != value}
+    settings = plain.model_copy(update=more) if more else plain  # mostly the one that all records share
     faults: list[Fault] = []
     dropped: dict[str, None] = {}
     for fault in contradictions(settings) if names else []:
