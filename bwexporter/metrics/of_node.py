@@ -7,7 +7,7 @@ allows. Does not know: lanes, any text format.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bwexporter import __version__
 from bwexporter.core.lanes import UNLIMITED
@@ -24,8 +24,18 @@ def info_family(*, owner_email: bool, record_labels: Sequence[str]) -> StandingF
         own = tuple(info.labels.get(label, "") for label in record_labels)
         return (info.slice_name, str(info.slice_id), info.source, *owners, *own)
 
+    last: tuple[Mapping[str, SliceInfo], list[Sample]] = ({}, [])  # what is known changes with the roster alone
+
     def samples(standing: Standing) -> list[Sample]:
-        return [(values(info), 1) for info in standing.report.info.values()] if standing.report else []
+        nonlocal last
+        known, made = last
+        if standing.report is None:
+            return []
+        if known is not standing.report.info:
+            known = standing.report.info
+            made = [(values(info), 1) for info in known.values()]
+            last = known, made
+        return made
 
     return StandingFamily(
         "bwexporter_slice_info",
