@@ -173,7 +173,7 @@ class State:
         self.lost_at_wall_seconds = contents.lost_at_wall_seconds
 
     def load(self) -> dict[str, Ledger]:
-        """Return the ledgers as they were found at opening, by device."""
+        """Return the ledgers as they were found at opening, by device; none once others were saved."""
         return dict(self._ledgers)
 
     def save(
@@ -191,6 +191,7 @@ class State:
         to 10 000.
         """
         turn = books.Turn(at_wall_seconds, {ledger.device: ledger for ledger in ledgers}, tuple(events), hand=hand)
+        self._ledgers = {}
         return self._saver.wait(self._saver.hand_over(turn), save_wait_seconds)
 
     def ids(self) -> dict[str, int]:

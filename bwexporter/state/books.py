@@ -121,8 +121,10 @@ def _sights(connection: sqlite3.Connection) -> dict[str, Kept]:
 
 def _lanes(connection: sqlite3.Connection) -> dict[int, Lane]:
     rows = connection.execute("SELECT id, device, slice, traffic FROM lanes")
+    once: dict[str, str] = {}  # of all lanes that have a name each one has the same text, not a copy of its own
+    same = once.setdefault
     try:
-        return {lane_id: Lane(device, slice_name, Traffic(traffic)) for lane_id, device, slice_name, traffic in rows}
+        return {key: Lane(same(device, device), same(name, name), Traffic(kind)) for key, device, name, kind in rows}
     except ValueError as error:
         raise Damaged(f"a lane is wrong: {error}") from error
 
