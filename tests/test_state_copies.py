@@ -47,7 +47,7 @@ def _overwrite_pages(path: Path) -> None:
 
 SPOILS = {
     "header": _change(b"SQLite", 2),
-    "accounts": _change(b"bwxl", 900),
+    "accounts": _change(b"bwxl", 400),
     "name of a lane": _change(b"eth0anormal", 4),
     "cut to half": _cut(0.5),
     "cut by a page": lambda path: os.truncate(path, path.stat().st_size - 4096),
