@@ -25,7 +25,7 @@ from bwexporter.core.report import Event, EventKind
 from bwexporter.errors import BwexporterError
 from bwexporter.metrics import Exposition
 from bwexporter.state import State, open_state
-from bwexporter.web import openapi
+from bwexporter.web import api, openapi
 from bwexporter.web.app import OPEN_METRICS_TYPE, TEXT_TYPE, Options
 from bwexporter.web.listening import bind, inherited
 from bwexporter.web.patience import Patience
@@ -396,6 +396,16 @@ class TestQueries:
         answer = get("/api/v1/slices", params=query).json()
 
         assert [row["slice"] for row in answer["slices"]] == [f"slice_{number}" for number in numbers]
+
+    def test_a_long_list_is_whole_as_text_and_as_gzip(self, get: Get, daemon: Facts) -> None:
+        """It is made part by part, and reads as if it had been made at once."""
+        shown = report(device_report([LaneFigures(f"slice_{number}") for number in range(2 * api.BATCH_ROWS + 3)]))
+        daemon.report = shown
+        plain, packed = (get("/api/v1/slices", headers={"Accept-Encoding": form}) for form in ("identity", "gzip"))
+
+        assert ("content-encoding" in plain.headers, packed.headers["content-encoding"]) == (False, "gzip")
+        assert plain.content == packed.content
+        assert json.dumps(api.slices(shown), separators=(",", ":")) == plain.text
 
     def test_pages_lead_on_to_the_next(self, get: Get) -> None:
         """The Link header of each page is the address of the next, and all of them together are the whole."""

@@ -24,17 +24,24 @@ Row = Mapping[str, Value]
 BATCH_ROWS = 500
 
 
-def slices(report: Report, picks: I8 | None = None, *, total: int | None = None, offset: int = 0) -> dict[str, Any]:
-    """Return the node and a row for each lane, or for those of `picks`: lanes count through all devices in order.
+def slices(report: Report) -> dict[str, Any]:
+    """Return the node and a row for each lane.
 
     Bytes, bytes per second and seconds, as the names say; times are Unix time. null stands for no limit (allowance,
     threshold, rates), for never in this period (forecasts) and for no class in the kernel (the ceiling in force).
-    `total` says of how many lanes these are a part.
     """
-    rows = list(rows_of(report, picks))
+    told = picked(report, np.arange(sum(len(device.tariffs) for device in report.devices)))
+    return told | {"slices": list(told["slices"])}
+
+
+def picked(report: Report, picks: I8, *, total: int | None = None, offset: int = 0) -> dict[str, Any]:
+    """Return the same of some lanes, in the order of the picks: lanes count through all devices in order.
+
+    The rows are made as they are taken. `total` says of how many lanes these are a part.
+    """
     by_hand = [telling.order_row(one) for one in report.by_hand]
-    counted = {"total": len(rows) if total is None else total, "offset": offset}
-    return head(report) | {"by_hand": by_hand} | counted | {"slices": rows}
+    counted = {"total": len(picks) if total is None else total, "offset": offset}
+    return head(report) | {"by_hand": by_hand} | counted | {"slices": rows_of(report, picks)}
 
 
 def head(report: Report) -> dict[str, Any]:
@@ -50,11 +57,9 @@ def head(report: Report) -> dict[str, Any]:
     }
 
 
-def rows_of(report: Report, picks: I8 | None = None) -> Iterator[Row]:
+def rows_of(report: Report, picks: I8) -> Iterator[Row]:
     """Yield the rows in the order of the picks, in batches, so that a long list lets other threads in between."""
     ends = np.cumsum([len(device.tariffs) for device in report.devices])
-    if picks is None:
-        picks = np.arange(ends[-1] if len(ends) else 0)
     for first in range(0, len(picks), BATCH_ROWS):
         yield from _batch(report, picks[first : first + BATCH_ROWS], ends)
 

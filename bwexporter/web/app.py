@@ -212,7 +212,7 @@ class _Site:
 
         def make(report: Report) -> dict[str, Any]:
             picked = browse.pick(report, query)
-            return api.slices(report, picked.lanes, total=picked.total, offset=query.offset)
+            return api.picked(report, picked.lanes, total=picked.total, offset=query.offset)
 
         return await self._told(request, make, pages_of=query)
 
