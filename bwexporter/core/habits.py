@@ -13,7 +13,7 @@ that are far ahead are taken together, so that a month has not many more columns
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,7 @@ LATE_HOURS = 6  # before each of them, of the rate that habits compete with
 COURSE_SECONDS = 300.0  # for so long a course is good enough
 SHORTEST_PERIOD_SECONDS = 2 * HOUR_SECONDS
 _SINGLE_HOURS, _TOGETHER_HOURS = 48, 24
+_BLOCK_ROWS = 512
 
 Sent = NDArray[np.float32]
 """One row an hour of the past, one column a lane; NaN where nothing is known. Thousands of lanes: half the memory."""
@@ -59,10 +60,10 @@ class Habits:
         if self._kept and 0.0 <= now_seconds - self._kept[0][0] < COURSE_SECONDS:
             return self._kept[0][1]
         ends = self.ends - (now_seconds - self.begin_wall_seconds)
-        coming = ends > 0.0
-        if now_seconds < self.begin_wall_seconds or not coming.any():
+        first = int(np.searchsorted(ends, 0.0, side="right"))
+        if now_seconds < self.begin_wall_seconds or first == len(ends):
             return None
-        self._kept[:] = [(now_seconds, course(self.usual[:, coming], ends[coming], self.trust))]
+        self._kept[:] = [(now_seconds, course(self.usual[:, first:], ends[first:], self.trust))]
         return self._kept[0][1]
 
 
@@ -98,8 +99,8 @@ def habits(
     usual, trust = np.full((len(lanes), len(ends)), np.nan), np.full(len(lanes), 0.5)
     known = np.zeros(len(lanes), np.int64)
     for one in np.unique(length).tolist():
-        rows, ago = np.flatnonzero(length == one), _hours_ago(one)
-        if len(ago):
+        ago = _hours_ago(one)
+        for rows in _blocks(np.flatnonzero(length == one)) if len(ago) else ():
             of_group = sent[:, rows]
             same = _same_hours(of_group, ago, np.arange(len(sent), len(sent) + len(column_of)))
             usual[rows] = _together(_median(same), column_of, len(ends)).T / HOUR_SECONDS
@@ -107,6 +108,11 @@ def habits(
             coming = periods.remaining_seconds[rows] > np.arange(len(column_of))[:, np.newaxis] * HOUR_SECONDS
             known[rows] = (~np.isnan(same) & coming).any(axis=1).sum(axis=0)
     return Habits(lanes, float(begin), usual, ends, trust, known)
+
+
+def _blocks(rows: I8) -> Iterator[I8]:
+    """Yield some lanes after others: what is worked out on the way is several times what is known of them."""
+    return (rows[first : first + _BLOCK_ROWS] for first in range(0, len(rows), _BLOCK_ROWS))
 
 
 def _known(hours: Iterable[tuple[int, I8]], first: int, begin: int, lanes: int) -> Sent:

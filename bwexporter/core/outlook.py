@@ -49,17 +49,16 @@ def course(usual: F8, ends: F8, trust: F8 | None = None, persistence_seconds: fl
     """
     seconds = np.unique(np.concatenate([[0.0], _SOON[ends[-1] > _SOON], ends]))
     column = np.searchsorted(ends, seconds[1:])
-    lengths = np.diff(seconds)[:, np.newaxis]
-    recent = persistence_seconds * -np.diff(np.exp(-seconds / persistence_seconds))[:, np.newaxis]
-    habitual = (lengths - recent) * (1.0 if trust is None else trust[np.newaxis, :])
-    rates = np.ascontiguousarray(usual.T)
-    known = (~np.isnan(rates))[column]
-    habit = np.nan_to_num(rates)[column] * habitual
-    return Course(seconds, _added_up(np.where(known, lengths - habitual, lengths)), _added_up(habit))
-
-
-def _added_up(parts: F8) -> F8:
-    return np.concatenate([np.zeros((1, parts.shape[1])), np.cumsum(parts, axis=0)])
+    lengths = np.diff(seconds)
+    recent = persistence_seconds * -np.diff(np.exp(-seconds / persistence_seconds))
+    added = Course(seconds, np.zeros((len(seconds), len(usual))), np.zeros((len(seconds), len(usual))))
+    for row in range(1, len(seconds)):  # of thousands of lanes all rows at once would need several times the memory
+        length, rates = lengths[row - 1], usual[:, column[row - 1]]
+        habitual = (length - recent[row - 1]) * (1.0 if trust is None else trust)
+        known = ~np.isnan(rates)
+        added.recent_seconds[row] = added.recent_seconds[row - 1] + np.where(known, length - habitual, length)
+        added.habitual_bytes[row] = added.habitual_bytes[row - 1] + np.where(known, rates * habitual, 0.0)
+    return added
 
 
 def outlook(
