@@ -557,7 +557,7 @@ class TestSwitches:
             wait_for(lambda: program.metrics()[f"bwexporter_source_up{source}"] == 0, what="the source's fall")
             assert program.metrics()[f"bwexporter_source_slices{source}"] == 1
             assert room.classes()[handle_of(1)].ceiling == 2_000_000
-            wait_for(lambda: "slices.yml:2:" in program.said(), what="the line that names the place")
+            wait_for(lambda: "slices.yml:1:" in program.said(), what="the line that names the place")
 
             program.write_config({**CONFIG, "interval": "soon"})
             loaded = "bwexporter_config_last_reload_successful"
