@@ -186,6 +186,7 @@ class _Search:
         troubles = [self._send(probe) for probe in sized]
         deadline = time.monotonic() + _WAIT_SECONDS
         while True:
+            late = time.monotonic() > deadline  # then there is one more look, however long one was held up
             now = self._levels()
             shown = [
                 _grown(before, now, handle) - probe.ip_bytes in _LINK_HEADERS
@@ -193,7 +194,7 @@ class _Search:
             ]
             if all(seen or trouble for seen, trouble in zip(shown, troubles, strict=True)):
                 break
-            if time.monotonic() > deadline:
+            if late:
                 break
             time.sleep(_PAUSE_SECONDS)
         return [
@@ -209,10 +210,11 @@ class _Search:
             return _Landing(None, trouble)
         deadline = time.monotonic() + _WAIT_SECONDS
         while True:
+            late = time.monotonic() > deadline
             now = self._levels()
             if _grown(before, now, handle) >= probe.ip_bytes or _dropped(before, now, handle):
                 return _Landing(handle)
-            if time.monotonic() > deadline:
+            if late:
                 break
             time.sleep(_PAUSE_SECONDS)
         elsewhere = [

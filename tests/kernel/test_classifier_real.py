@@ -559,7 +559,7 @@ def test_what_a_closed_tcp_socket_still_sends_is_its_slices(
     assert receiver.stdout.readline() == b"\n"
     node.arrived()
     run_in(group, WRITER, to)
-    received, _ = receiver.communicate(timeout=30)
+    received, _ = receiver.communicate(timeout=SECONDS)
     assert int(received) == 1 << 20
     arrived = node.arrived()
     assert arrived.pop(FIRST) > 1 << 20

@@ -14,7 +14,7 @@ from tests.documented import PAGES, Line, lines_of
 from tests.kernel.daemon_rig import skip_where_no_room_can_be_made, wait_for
 from tests.kernel.documented_node import ROOT, DocumentedNode
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
 
 INSTALL_CHECK = "it changes a whole system: make install-check runs it on fresh ones"
 ITSELF = "it is a verb of the project's own, which make and CI run"

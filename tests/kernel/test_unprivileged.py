@@ -15,7 +15,7 @@ PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "kernel")
 
 
 @pytest.mark.kernel
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_kernel_tests_pass_for_an_unprivileged_user_in_a_user_namespace() -> None:
     """All of this folder where that is who runs them; beside a privileged run, which has run all, the contract."""
     if not holds_capability(CAP_SYS_ADMIN):
