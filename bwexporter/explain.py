@@ -131,11 +131,14 @@ def _full(figures: Figures) -> str:
 def _within(figures: Figures) -> str:
     if figures.allowance_bytes >= UNLIMITED:
         return f"No allowance is configured: it has {_full(figures)}, is counted and never capped."
-    threshold = print_volume(figures.threshold_bytes)
-    return (
-        f"Within its volume: {_used(figures)}, and the threshold of {threshold} cannot be reached before the next "
-        f"look, so it has {_full(figures)}."
-    )
+    threshold, left = print_volume(figures.threshold_bytes), figures.allowance_bytes - figures.used_bytes
+    because = f"the threshold of {threshold} cannot be reached before the next look"
+    if not figures.window_seconds and left >= figures.full_bytes_per_second * figures.remaining_seconds:
+        remaining = print_duration(figures.remaining_seconds)
+        because = f"what is left is enough to send at that rate for the {remaining} to its period's end"
+    elif figures.floor_bytes_per_second >= figures.full_bytes_per_second:
+        because = "its floor is no less than that"
+    return f"Within its volume: {_used(figures)}. It has {_full(figures)}: {because}."
 
 
 def _paced(figures: Figures) -> str:

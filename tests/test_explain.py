@@ -40,8 +40,22 @@ QUIET = replace(OVER, reason=Reason.WITHIN, used_bytes=1_000_000, ceiling_bytes_
         (
             QUIET,
             (
-                "Within its volume: 1.00 MB of 10.8 GB used, and the threshold of 8.64 GB cannot be reached before "
-                "the next look, so it has the full rate, 100mbit."
+                "Within its volume: 1.00 MB of 10.8 GB used. It has the full rate, 100mbit: the threshold of 8.64 GB "
+                "cannot be reached before the next look."
+            ),
+        ),
+        (
+            replace(QUIET, threshold_bytes=1_100_000, remaining_seconds=600.0),
+            (
+                "Within its volume: 1.00 MB of 10.8 GB used. It has the full rate, 100mbit: what is left is enough to "
+                "send at that rate for the 10m to its period's end."
+            ),
+        ),
+        (
+            replace(QUIET, threshold_bytes=1_100_000, floor_bytes_per_second=12_500_000),
+            (
+                "Within its volume: 1.00 MB of 10.8 GB used. It has the full rate, 100mbit: its floor is no less than "
+                "that."
             ),
         ),
         (
@@ -66,8 +80,8 @@ QUIET = replace(OVER, reason=Reason.WITHIN, used_bytes=1_000_000, ceiling_bytes_
         (
             replace(QUIET, window_seconds=21_600.0),
             (
-                "Within its volume: 1.00 MB of 10.8 GB used in the last 6h, and the threshold of 8.64 GB cannot be "
-                "reached before the next look, so it has the full rate, 100mbit."
+                "Within its volume: 1.00 MB of 10.8 GB used in the last 6h. It has the full rate, 100mbit: the "
+                "threshold of 8.64 GB cannot be reached before the next look."
             ),
         ),
         (
@@ -186,6 +200,8 @@ def test_what_is_said_of_the_formula_is_what_the_law_did(used: int, remaining: f
     text = sentence(figures)
 
     assert print_rate(figures.ceiling_bytes_per_second) in text
+    if "cannot be reached" in text:  # the next look comes in 10 s, and may be 2 s late
+        assert figures.threshold_bytes - used >= 12 * full
     if figures.reason is Reason.OVER_THRESHOLD:
         plain = (figures.allowance_bytes - figures.used_bytes) / remaining
         assert ("so it has the floor" in text) == (plain < figures.ceiling_bytes_per_second <= floor)
