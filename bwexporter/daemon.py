@@ -30,6 +30,7 @@ from apscheduler.job import Job
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
+from bwexporter.calling import Called, Calling
 from bwexporter.commands import Commands
 from bwexporter.core.accounting import STEP_TOLERANCE_SECONDS
 from bwexporter.core.hand import Done
@@ -109,7 +110,7 @@ class Daemon:
     ) -> None:
         self._turns = turns
         self._publisher = publisher
-        self._call_roll = call_roll
+        self._calling = Calling(call_roll, self._wake_unless_in_turn)
         self._roll = roll
         self._sorting = sorting
         self._sinks = {f"push {number}": sink for number, sink in enumerate(sinks)}  # by the names of their jobs
@@ -118,7 +119,6 @@ class Daemon:
         self._look_back = look_back
         self._asked: dict[str, Server] = {}  # by the names of their jobs
         self._log = Log()
-        self._reload_wanted = threading.Event()
         self._commands = Commands()
         self._in_turn = False
         self._stopping = threading.Event()
@@ -177,10 +177,12 @@ class Daemon:
         self._schedule_polls()
         self._guard.start()
 
-    def reload(self) -> None:
-        """Ask for the configuration and the sources to be read anew; the next turn, due at once, does it."""
-        self._reload_wanted.set()
-        self._wake_in(0.0)
+    def reload(self) -> Future[None] | None:
+        """Ask for the configuration and the sources to be read anew; any thread may.
+
+        They are read beside the turns. What is returned is done when the next turn, due at once, takes them over.
+        """
+        return self._calling.ask()
 
     def ask_all(self) -> None:
         """Ask the servers that slices come from at once."""
@@ -196,8 +198,7 @@ class Daemon:
         cannot be carried out.
         """
         waiting = self._commands.give(command)
-        if not self._in_turn:  # otherwise the turn that runs sees to it at its end
-            self._wake_in(0.0)
+        self._wake_unless_in_turn()
         return waiting
 
     def look_soon(self) -> None:
@@ -212,6 +213,7 @@ class Daemon:
         self._stopping.set()
         with self._taking:  # The scheduler would wait with its lock held, which the running turn needs to end.
             self._scheduler.shutdown(wait=False)
+        self._calling.close()
         self._commands.refuse("bwexporter is being stopped: nothing was done")
         saved = self.finish(hold=hold)
         for sink in self._sinks.values():
@@ -269,7 +271,7 @@ class Daemon:
         with self._waking:
             until_next = self._turns.next_look_seconds(read_clocks())
             self._wake_in(min(until_next, self._rest_seconds()) if self._stirred or disturbed else until_next)
-        if self._reload_wanted.is_set() or self._commands.waiting:  # asked for while the turn ran
+        if self._calling.waiting or self._commands.waiting:  # came while the turn ran
             self._wake_in(0.0)
 
     def _take_turn(self) -> bool:
@@ -277,30 +279,34 @@ class Daemon:
         now = read_clocks()
         self._last_begun_monotonic = time.monotonic()
         early = self._turns.is_early(now)
-        if self._reload_wanted.is_set():
-            self._reload_wanted.clear()
-            self._tell(self._turns.take(now, sources=self._sources.statuses(), info=self._roll.info))
-            self._enlist_anew()
+        if (called := self._calling.take()) is not None:
+            self._tell(self._take(now))
+            self._enlist_anew(called)
             now, early = read_clocks(), False
         commanded = self._commands.obey(self._turns, now)
         early = early and not commanded
-        report = self._turns.take(now, sources=self._sources.statuses(), info=self._roll.info, early=early)
+        report = self._take(now, early=early)
         self._tell(report)
         return report.saved
+
+    def _take(self, now: Instant, *, early: bool = False) -> Report:
+        sources = self._sources.statuses(self._roll.sources)
+        return self._turns.take(now, sources=sources, info=self._roll.info, early=early)
 
     def _rest_seconds(self) -> float:
         """Return the time until another look may follow the last one."""
         return max(0.0, self._last_begun_monotonic + self._turns.pace.shortest_interval_seconds - time.monotonic())
 
-    def _enlist_anew(self) -> None:
+    def _enlist_anew(self, called: Called) -> None:
         """Take over a new roll, what was sent until now having been counted under the old one."""
-        try:
-            self._roll = self._call_roll()
-        except ConfigError as refused:
+        if isinstance(called, ConfigError):
             self._reload_successful = False
-            text = "\n".join(str(problem) for problem in refused.problems)
-            log.error("the configuration was not reloaded, the running one is kept:\n%s", text)  # noqa: TRY400 - no trace
+            text = "\n".join(str(problem) for problem in called.problems)
+            log.error("the configuration was not reloaded, the running one is kept:\n%s", text)
             return
+        if isinstance(called, Exception):
+            raise called
+        self._roll = called
         self._reload_successful = True
         self._reloaded_wall_seconds = time.time()
         self._turns.pace = self._roll.pace
@@ -387,6 +393,11 @@ class Daemon:
             self._last_good_monotonic = time.monotonic()
         say_turn(report)
 
+    def _wake_unless_in_turn(self) -> None:
+        """Let the next turn be due now; one that runs looks for what came meanwhile when it ends."""
+        if not self._in_turn:
+            self._wake_in(0.0)
+
     def _wake_in(self, seconds: float, *, sooner_only: bool = False) -> None:
         """Set the time of the next turn; a job that is just being added or removed needs no waking."""
         job = self._scheduler.get_job(JOB)
@@ -432,7 +443,7 @@ class Daemon:
             now = _wall_minus_boot()
             if abs(now - offset) > STEP_TOLERANCE_SECONDS:
                 log.warning("the wall clock was stepped by %.1f s", now - offset)
-                self._wake_in(0.0)
+                self._wake_unless_in_turn()
                 for name in self._sinks:
                     self._wake(name, 0.0)
                 self.ask_all()

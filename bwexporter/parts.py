@@ -58,5 +58,5 @@ class Sources(Protocol):
     def polled(self) -> Sequence[Server]:
         """Return the servers to ask."""
 
-    def statuses(self) -> tuple[SourceStatus, ...]:
-        """Return how all sources stand."""
+    def statuses(self, of_roll: tuple[SourceStatus, ...]) -> tuple[SourceStatus, ...]:
+        """Return how all sources of a roll stand now."""

@@ -68,7 +68,10 @@ class Roll:
 
 
 class Roster:
-    """Calls the roll, at the start and at each reload. `remembered` gives the ids of slices by name."""
+    """Calls the roll, at the start and at each reload. `remembered` gives the ids of slices by name.
+
+    One thread calls at a time; any thread may ask how the sources stand.
+    """
 
     def __init__(  # noqa: PLR0913 - whatever the files cannot say is asked of somebody else
         self,
@@ -94,7 +97,6 @@ class Roster:
         self._enforce = enforce
         self._sources = Sources(config.state, wall_clock, user_ids, keeps=keeps)
         self._records: dict[str, SliceRecord] = {}  # as they run
-        self._statuses: tuple[SourceStatus, ...] = ()
         self._last_success: dict[str, float] = {}
         self.fleet: tuple[FleetNode, ...] = ()  # replaced as a whole; any thread may read it
 
@@ -150,7 +152,6 @@ class Roster:
         self._running = config
         self._records = {record.name: record for record in records}
         problems = (*problems, *id_problems, *clashing.values())
-        self._statuses = tuple(self._status(result, problems) for result in results)
         self.fleet = each_once(node for result in results for node in result.reading.fleet)
         return Roll(
             config=config,
@@ -160,7 +161,7 @@ class Roster:
             claims=claims,
             exempt_prefixes=_exempt(config, results),
             ids=ids,
-            sources=self._statuses,
+            sources=tuple(self._status(result, problems) for result in results),
             info=_info(records, ids, lending, clashing),
             records=self._records,
             lent=lending.notes,
@@ -217,14 +218,14 @@ class Roster:
         """Return the servers that are asked for slices; asking them is not the roster's."""
         return self._sources.polled
 
-    def statuses(self) -> tuple[SourceStatus, ...]:
-        """Return how the sources stand; servers may have been asked since the last call. For the turn's thread."""
+    def statuses(self, of_roll: tuple[SourceStatus, ...]) -> tuple[SourceStatus, ...]:
+        """Return how the sources of a roll stand now; servers may have been asked since the last call."""
         asked = {source.name: source.read() for source in self.polled()}
         return tuple(
             replace(status, last_success_wall_seconds=asked[status.name].last_success_wall_seconds or 0.0)
             if status.name in asked
             else status
-            for status in self._statuses
+            for status in of_roll
         )
 
     def _status(self, result: SourceResult, problems: Sequence[Problem]) -> SourceStatus:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -124,9 +125,34 @@ class NoServers:
         """Ask nobody."""
         return ()
 
-    def statuses(self) -> tuple[()]:
+    def statuses(self, of_roll: tuple[()]) -> tuple[()]:
         """Have nothing to say."""
+        del of_roll
         return ()
+
+
+class Refusals(logging.Handler):
+    """Hears that a turn has taken over that a reload was refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hear a line."""
+        if "was not reloaded" in record.getMessage():
+            self.told.set()
+
+    @classmethod
+    @contextmanager
+    def heard(cls) -> Iterator[Refusals]:
+        """Listen while the context lasts."""
+        heard, of_daemon = cls(), logging.getLogger("bwexporter")
+        of_daemon.addHandler(heard)
+        try:
+            yield heard
+        finally:
+            of_daemon.removeHandler(heard)
 
 
 def daemon_of(
@@ -174,15 +200,70 @@ def test_b36_a_reload_that_is_asked_for_while_a_turn_runs_is_done_after_it() -> 
         raise ConfigError([Problem("bwexporter.yml", 1, "interval", "is missing")])
 
     daemon = daemon_of(turns, call_roll=call_roll)
-    daemon.start()
-    assert turns.begun.wait(PATIENCE_SECONDS)
-    daemon.reload()
-    early = called.wait(0.2)
-    turns.go_on.set()
+    with Refusals.heard() as refusals:
+        daemon.start()
+        assert turns.begun.wait(PATIENCE_SECONDS)
+        daemon.reload()
+        assert called.wait(PATIENCE_SECONDS)
+        early = refusals.told.wait(0.2)
+        turns.go_on.set()
 
-    assert not early
-    assert called.wait(PATIENCE_SECONDS)
+        assert not early
+        assert refusals.told.wait(PATIENCE_SECONDS)
     stopped(daemon).join(timeout=PATIENCE_SECONDS)
+
+
+def test_a_reload_that_takes_long_holds_up_no_turn() -> None:
+    """Files are read beside the turns; of many wishes that come meanwhile one more reading is made."""
+    turns, begun, go_on = HeldTurns(interval_seconds=0.05), threading.Event(), threading.Event()
+    called = list[bool]()
+
+    def call_roll() -> None:
+        begun.set()
+        called.append(go_on.wait(PATIENCE_SECONDS))
+        raise ConfigError([Problem("bwexporter.yml", 1, "interval", "is missing")])
+
+    turns.go_on.set()
+    daemon = daemon_of(turns, call_roll=call_roll)
+    daemon.start()
+    asked = [daemon.reload() for _ in range(3)]
+    assert begun.wait(PATIENCE_SECONDS)
+    asked += [daemon.reload() for _ in range(3)]
+    turns.begun.clear()
+    daemon.look_soon()
+    turn_came = turns.begun.wait(PATIENCE_SECONDS)
+    go_on.set()
+    for one in asked:
+        assert one is not None
+        one.result(timeout=PATIENCE_SECONDS)
+    stopped(daemon).join(timeout=PATIENCE_SECONDS)
+
+    assert turn_came
+    assert [True, True] == called
+    assert daemon.reload() is None
+
+
+def test_a_reload_or_an_order_while_a_turn_runs_is_no_turn_that_was_late() -> None:
+    """It waits for the turn's end; an operator who counts misfires is not to hear of it."""
+    turns, exposition = HeldTurns(), Overheard()
+
+    def call_roll() -> None:
+        raise ConfigError([Problem("bwexporter.yml", 1, "interval", "is missing")])
+
+    daemon = daemon_of(turns, call_roll=call_roll, publisher=exposition)
+    with Refusals.heard() as refusals:
+        daemon.start()
+        assert turns.begun.wait(PATIENCE_SECONDS)
+        reloaded = daemon.reload()
+        assert reloaded is not None
+        reloaded.result(timeout=PATIENCE_SECONDS)
+        late = exposition.late.wait(0.3)
+        turns.go_on.set()
+        assert refusals.told.wait(PATIENCE_SECONDS)
+    stopped(daemon).join(timeout=PATIENCE_SECONDS)
+
+    assert not late
+    assert exposition.misfires() == 0
 
 
 class Overheard(Exposition):
@@ -244,10 +325,11 @@ def test_a_reload_is_not_put_off_where_the_scheduler_hears_late_that_the_turn_ha
         daemon = daemon_of(turns, call_roll=call_roll)
         daemon.start()
         assert turns.begun.wait(PATIENCE_SECONDS)
-        daemon.reload()
-        turns.go_on.set()
+        with Refusals.heard() as refusals:
+            daemon.reload()
+            turns.go_on.set()
 
-        assert called.wait(PATIENCE_SECONDS)
+            assert refusals.told.wait(PATIENCE_SECONDS)
         stopped(daemon).join(timeout=PATIENCE_SECONDS)
     finally:
         told.removeHandler(slow)

@@ -401,7 +401,7 @@ class TestPlc:
             assert ["198.51.100.0/24", *(f"{ip}/32" for ip in members)] == [str(one) for one in roll.exempt_prefixes]
             assert roll.problems == ()
             assert (roll.sources[0].up, roll.sources[0].slices) == (True, 1)
-        assert 5.0 == roster.statuses()[0].last_success_wall_seconds
+        assert 5.0 == roster.statuses(roll.sources)[0].last_success_wall_seconds
 
     def test_a_device_is_found_by_its_address_or_told(self, roster: Roster, plc: Plc) -> None:
         """An unknown hardware address, and then an unknown address as well."""

@@ -380,7 +380,7 @@ class _FileWatch:
             self._look_again.set()
 
     @contextmanager
-    def running(self, reload: Callable[[], None]) -> Iterator[None]:
+    def running(self, reload: Callable[[], object]) -> Iterator[None]:
         """Watch while the context lasts, in a thread of its own."""
         thread = threading.Thread(target=self._run, args=(reload,), name="file watch", daemon=True)
         thread.start()
@@ -391,7 +391,7 @@ class _FileWatch:
             self._look_again.set()
             thread.join(timeout=5.0)
 
-    def _run(self, reload: Callable[[], None]) -> None:
+    def _run(self, reload: Callable[[], object]) -> None:
         while not self._ended:
             self._look_again.clear()
             self._paths = self._roster.paths()

@@ -114,7 +114,7 @@ class Told:
     last_report: Callable[[], Any]
     ready: Callable[[], tuple[bool, str]]
     store: Store
-    reload: Callable[[], None]
+    reload: Callable[[], object]
     fleet: Callable[[], Sequence[FleetNode]] = tuple
 
 

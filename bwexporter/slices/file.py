@@ -84,7 +84,7 @@ def _identity(path: Path) -> Identity:
 def watch(
     paths: Sequence[Path],
     stop_event: Event,
-    on_change: Callable[[frozenset[Path]], None],
+    on_change: Callable[[frozenset[Path]], object],
     *,
     since: Mapping[Path, Identity] | None = None,
 ) -> None:

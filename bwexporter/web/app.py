@@ -63,7 +63,7 @@ class Options:
     telemetry_path: str = "/metrics"
     show_owners: bool = False
     owner_links: Links | None = None
-    reload: Callable[[], None] | None = None
+    reload: Callable[[], object] | None = None
     targets: Callable[[], list[dict[str, Any]]] = list  # whom Prometheus is to scrape
 
 

@@ -144,7 +144,8 @@ class Program:
                 self._passed_by = word.get("passed_by", 0)
                 self._run(words)
             case "reload":
-                self._daemon.reload()
+                if (called := self._daemon.reload()) is not None:
+                    called.result()
                 self._daemon.take_turn()
                 return self._turn()
             case "finish":
