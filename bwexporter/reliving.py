@@ -181,6 +181,10 @@ class _Nothing:
         del ledgers, events, at_wall_seconds, hand
         return self
 
+    def settle(self) -> _Nothing:
+        """Have nothing to keep."""
+        return self
+
 
 class _Machine:
     """A device whose classes let through what is sent, as far as their ceilings allow."""

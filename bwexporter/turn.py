@@ -52,6 +52,9 @@ class Store(Protocol):
     ) -> Saving:
         """Keep a turn; never holds the caller up for more than about a second."""
 
+    def settle(self) -> Saving:
+        """Keep whatever still waits, however long that takes while it goes on; for the end of the program."""
+
 
 class Sorted(Protocol):
     """What became of sorting packets."""
@@ -325,7 +328,8 @@ class Turns:
                 stages.hold(work)
                 stages.plan_changes(work)
                 stages.act(work, occasion, self._stopwatch)
-        return self._save(now)
+        saving = self._save(now)
+        return saving if saving.saved else self._store.settle()
 
     def _note(self, happened: Sequence[Event]) -> None:
         self._events += happened

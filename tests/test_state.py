@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -156,6 +157,19 @@ def test_a_save_that_stalls_returns_in_time_and_the_latest_accounts_and_all_even
     again = open_state(path, now_wall_seconds=NOON)
     assert same(again.load()["eth0"], ledger({"a": 4}))
     again.close(PATIENCE_SECONDS)
+
+
+def test_the_last_save_is_waited_for_while_another_process_holds_the_file(state: State, path: Path) -> None:
+    """Longer than a turn waits, and than SQLite does."""
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        stalled = state.save([ledger({"a": 2})], [], NOON, save_wait_seconds=0.05)
+        release = threading.Timer(2.0, other.execute, ["ROLLBACK"])
+        release.start()
+        settled = state.settle()
+        release.join()
+
+    assert (stalled.saved, settled.saved) == (False, True)
 
 
 def test_events_that_wait_are_bounded_and_the_dropped_ones_are_told(state: State, path: Path) -> None:

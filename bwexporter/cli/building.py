@@ -80,7 +80,11 @@ def remove(config_path: Path) -> int:
         adopted = [door.name for door in node.doors if isinstance(door, AdoptedDevice)]
         if adopted:
             node.give_back()
-        saved = node.finish()
+        if not node.finish():
+            raise BwexporterError(
+                "what was sent could not be saved, so nothing is removed that tells it: rules and trees stay as they "
+                "are; mend that and run it again"
+            )
         if len(adopted) < len(node.doors):
             node.sorting.remove()
         for door in node.doors:
@@ -89,7 +93,7 @@ def remove(config_path: Path) -> int:
                 continue
             found = door.remove_tree()
             click.echo(f"{door.name}: " + ("the tree is removed" if found else "there was no tree of bwexporter's"))
-    return 0 if saved else 1
+    return 0
 
 
 def _moved_since(row: Row, node: Node) -> bool:
@@ -147,4 +151,8 @@ class _Unkept:
     ) -> SaveOutcome:
         """Keep nothing, and say so."""
         del ledgers, events, at_wall_seconds, hand
+        return self.settle()
+
+    def settle(self) -> SaveOutcome:
+        """Say so again."""
         return SaveOutcome(saved=False, trouble="nothing is kept of a plan")

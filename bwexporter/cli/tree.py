@@ -64,8 +64,9 @@ def build(config_path: Path, *, as_json: bool, take_over: bool) -> None:
 def remove(config_path: Path) -> None:
     """Take away the tree of each device and the classifier's tables, without asking.
 
-    What was sent is counted and saved first. Traffic is unshaped from then on, and the kernel's default queue is back.
-    A root queue that is not bwexporter's is left alone. Refuses while a daemon runs: stop it first.
+    What was sent is counted and saved first; where it cannot be saved, nothing is removed. Traffic is unshaped from
+    then on, and the kernel's default queue is back. A root queue that is not bwexporter's is left alone. Refuses while
+    a daemon runs: stop it first.
     """
     sys.exit(building.remove(config_path))
 

@@ -10,7 +10,7 @@ import errno
 import fcntl
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -147,6 +147,11 @@ def _read(path: Path) -> books.Contents:
         return books.read_contents(connection)
 
 
+_MOST_LOOKS = 60
+_STILL_LOOKS = 12
+"""While another process holds the file, SQLite waits for five seconds and nothing is written: that is no end yet."""
+
+
 class State:
     """An open state file. `save` and `close` belong to the daemon's thread; the rest may be called from any thread.
 
@@ -268,6 +273,29 @@ class State:
     def flush(self, timeout_seconds: float) -> SaveOutcome:
         """Write what still waits, and wait for it no longer than `timeout_seconds`."""
         return self._saver.wait(self._saver.retry(), timeout_seconds)
+
+    def settle(self) -> SaveOutcome:
+        """Write what still waits; wait for as long as that goes on, and no longer than some seconds where it does not.
+
+        Each look at it takes a second at most, and whatever has failed is tried anew.
+        """
+        still, written = 0, self._written()
+        for _ in range(_MOST_LOOKS):
+            outcome, before = self.flush(1.0), written
+            written = self._written()
+            still = still + 1 if written == before else 0
+            if outcome.saved or still >= _STILL_LOOKS:
+                break
+        return outcome
+
+    def _written(self) -> list[tuple[int, int]]:
+        """Return what differs after something was written."""
+        found = list[tuple[int, int]]()
+        for path in (self._path, self._path.with_name(f"{self._path.name}-wal")):
+            with suppress(OSError):
+                status = path.stat()
+                found.append((status.st_size, status.st_mtime_ns))
+        return found
 
     def close(self, timeout_seconds: float = 5.0) -> SaveOutcome:
         """Write what still waits, end the saver, and give the file free; closing twice is closing once."""

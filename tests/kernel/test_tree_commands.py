@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +154,18 @@ class TestBuildAndRemove:
         assert [(one.returncode, "could not" in one.stderr) for one in built] == [(0, False), (0, False)], built
         assert [line.partition("ceiling ")[0] for line in foreseen] == ["v0: change 1:1001 (ann normal): "]
         assert built[0].stdout.splitlines()[1:] == ["1 done"]
+
+    def test_a_tree_goes_only_when_what_it_tells_is_saved(self, program: Program) -> None:
+        """Another process holds the state file for longer than a turn waits: so the command waits, and then does it."""
+        assert ask(program, "tree", "build").returncode == 0
+        state = program.folder / "state.db"
+        with closing(sqlite3.connect(state, isolation_level=None, check_same_thread=False)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            release = threading.Timer(4.0, other.execute, ["ROLLBACK"])
+            release.start()
+            removed = ask(program, "tree", "remove")
+            release.join()
+        assert (removed.returncode, removed.stdout) == (0, "v0: the tree is removed\n"), removed.stderr
 
     def test_what_was_sent_is_counted_before_the_tree_goes(self, program: Program) -> None:
         """An account survives the removal."""
