@@ -28,19 +28,22 @@ _TURNS = (
 _WRITES = (("write", "ours"), ("write, tc -batch", "tc -batch"), ("write, forked tc", "forked tc"))
 
 
-def show(console: Console, machine: Machine, results: Results, goals: list[Goal], sizes: list[int]) -> None:
-    """Print everything."""
-    console.print(f"\n{machine}", highlight=False)
+def show_turns(console: Console, results: Results, sizes: list[int]) -> None:
+    """Print the tables of these sizes of a node."""
     base = "turn, C" if any(results.has("turn, C", size) for size in sizes) else "turn, durable"
-    if sizes:
-        for part in ("wall", "cpu"):
-            console.print(_turn_table(results, sizes, base, part))
-        console.print(_stage_table(results, sizes))
-        console.print(_read_table(results, sizes))
-        console.print(_write_table(results))
-        console.print(_exposition_table(results, sizes))
-        console.print(_wait_table(results, sizes))
-    console.print(_goal_table(goals))
+    for part in ("wall", "cpu"):
+        console.print(_turn_table(results, sizes, base, part))
+    console.print(_stage_table(results, sizes))
+    console.print(_read_table(results, sizes))
+    console.print(_write_table(results))
+    console.print(_exposition_table(results, sizes))
+    console.print(_wait_table(results, sizes))
+
+
+def show_goals(console: Console, goals: list[Goal]) -> None:
+    """Print what was to be reached, and what was."""
+    if goals:
+        console.print(_goal_table(goals))
 
 
 def _times(ratio: float) -> str:
