@@ -18,6 +18,9 @@ from bwexporter.core.orders import Action, InForce, Outcome
 from bwexporter.core.report import Event, EventKind, WouldBe
 from bwexporter.units import print_duration, print_rate, print_volume
 
+NO_REASON = "no reason was given"
+"""What stands in an order's record where nobody has said why."""
+
 Inputs = Mapping[str, Any]
 
 
@@ -51,7 +54,7 @@ def order_row(one: InForce) -> dict[str, Any]:
         "reason": one.order.reason,
         "given_at_timestamp_seconds": round(one.order.given_at_wall_seconds, 3),
         "resting": one.resting,
-        "sentence": f'By hand, {order(terms)}, by {one.order.who}: "{one.order.reason}".{resting}',
+        "sentence": f"By hand, {order(terms)}, {_by(one.order.who, one.order.reason)}.{resting}",
     }
 
 
@@ -225,15 +228,20 @@ def _clock_stepped(inputs: Inputs) -> str:
 
 def _by_hand(inputs: Inputs) -> str:
     outcome, what = Outcome(inputs["outcome"]), order(inputs)
-    given = f'by {inputs["who"]}: "{inputs["reason"]}"'
+    given = _by(inputs["who"], inputs["reason"])
     match outcome:
         case Outcome.GIVEN:
             return f"By hand, {what}, {given}."
         case Outcome.EXPIRED | Outcome.PERIOD_ENDED:
             return f"By hand, {what}, {outcome.value} (it was given {given})."
         case _:
-            ended = f'{outcome.value} by {inputs.get("by", "somebody")}: "{inputs.get("by_reason", "")}"'
+            ended = f"{outcome.value} {_by(inputs.get('by', 'somebody'), inputs.get('by_reason', NO_REASON))}"
             return f"By hand, {what}, {ended} (it was given {given})."
+
+
+def _by(who: object, reason: object) -> str:
+    """Say whose order it is, and why where he has said that."""
+    return f"by {who}" if reason == NO_REASON else f'by {who}: "{reason}"'
 
 
 def _until(inputs: Inputs) -> str:

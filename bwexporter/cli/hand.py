@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from bwexporter import telling
 from bwexporter.cli import commanding
 from bwexporter.cli.options import config_option
 from bwexporter.config import load_config
@@ -46,7 +47,7 @@ _device = click.option("--device", help="Only on this device. Default: all that 
 _json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 _reason = click.option(
     "--reason",
-    default="no reason was given",
+    default=telling.NO_REASON,
     help="Why; kept with the order, and shown to the slice's owner. Give one: whoever reads it later will ask.",
 )
 _span = click.option(
@@ -83,7 +84,7 @@ def slice_group() -> None:
     """Cap, release, top up, restore or lend by hand, for a while.
 
     Orders go to the bwexporter of this machine through its control socket, which is for root and the user it runs as
-    (and the members of control.group). Each has an end, a reason and a record; it is in force
+    (and the members of control.group). Each has an end and a record, and a reason where you give one; it is in force
     within moments, and a restart, a reload, a stepped clock or a crash neither loses, doubles nor prolongs it.
     """
 

@@ -55,7 +55,12 @@ def parse_since(written: str, now_seconds: float) -> float:
 @click.argument("slice_name", metavar="[SLICE]", required=False)
 @config_option
 @click.option("--since", default="1d", show_default=True, help=f"Since when: {TIMES}.")
-@click.option("--kind", type=click.Choice([one.value for one in EventKind]), help="Only these: by_hand is the audit.")
+@click.option(
+    "--kind",
+    metavar="KIND",
+    type=click.Choice([one.value for one in EventKind]),
+    help=f"Only these: {', '.join(one.value for one in EventKind)}; the last is the audit.",
+)
 @click.option("--limit", type=click.IntRange(1, MOST_EVENTS), default=100, help="The newest so many [default: 100].")
 @_url_option
 @as_json_option
@@ -86,6 +91,9 @@ def history(
     if as_json:
         click.echo(json.dumps({"events": rows}, indent=2))
         return
+    if not rows:
+        click.echo(f"Nothing happened{f' to {slice_name}' if slice_name else ''} since {_time(since_seconds)} UTC.")
+        return
     table = Table(box=None, pad_edge=False)
     table.add_column("time (UTC)", no_wrap=True)
     table.add_column("lane", no_wrap=True)
@@ -93,8 +101,6 @@ def history(
     for row in rows:
         table.add_row(_time(row["at_timestamp_seconds"]), place_of(row), row["sentence"])
     console().print(table, markup=False, highlight=False)
-    if not rows:
-        click.echo(f"Nothing happened{f' to {slice_name}' if slice_name else ''} since {_time(since_seconds)} UTC.")
 
 
 @click.command(short_help="Say why a slice's ceiling is what it is.")
