@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from bwexporter import __version__
-from bwexporter.cli import table
+from bwexporter.cli import effective, table
+from bwexporter.cli.files import roll_of
 from bwexporter.cli.main import main
+from bwexporter.config import load_config
 from bwexporter.core.lanes import Reason, Traffic
 from bwexporter.core.report import Report
 from bwexporter.state import open_state
@@ -591,6 +594,25 @@ class TestStatus:
         for line in lines[2:]:
             for words in ("999 MB", "10mbit", "over threshold", "1d", "█"):
                 assert words in line
+
+    def test_on_sixty_columns_columns_give_way_whole(self, config: Path) -> None:
+        """What is left is not cut, but for names: neither in status nor in what slices may send."""
+        lanes = [LaneFigures("princeton_codeen_and_friends", reason=Reason.OVER_THRESHOLD, used_bytes=999 * MEGABYTE)]
+        answer = api.slices(report(device_report(lanes)))
+        rows = list(effective._rows(roll_of(load_config(config)), ()))
+        tables = (
+            table.lanes_table(answer, width=60, now_seconds=NOW_WALL_SECONDS),
+            effective._table(rows, 60),
+        )
+        for one, words in zip(tables, (("999 MB", "10mbit", "over threshold"), ("5.00 GB", "10mbit")), strict=True):
+            terminal = table.console()
+            with terminal.capture() as drawn:
+                terminal.print(one, width=60)
+            lines = drawn.get().splitlines()
+            assert max(map(len, lines)) <= 60
+            assert all(word in drawn.get() for word in words)
+            assert not [line for line in lines if "…" in line.partition("…")[2]]
+        assert doctest.testmod(table).failed == 0
 
 
 class TestRun:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from bwexporter.cli.files import roll_of
 from bwexporter.cli.options import as_json_option, ask_option, config_option
-from bwexporter.cli.table import console
+from bwexporter.cli.table import console, fitting, named
 from bwexporter.config import load_config
 from bwexporter.core.lanes import UNLIMITED, Lane, Tariffs
 from bwexporter.core.periods import Calendar, PeriodRule
@@ -38,6 +39,9 @@ _VALUES: Mapping[str, tuple[str, str]] = {
     "share": ("share", "share"),
 }
 """The settings of a lane: their keys in JSON and their headings."""
+
+_OF_LANE = ("id", "device", "traffic")
+_LEAST_TELLING = ("share", "floor", "guarantee", "id", "threshold", "given in", "device")
 
 
 @click.command(short_help="Show what each slice may send, and who said so.")
@@ -63,7 +67,7 @@ def slices(slice_name: str | None, config_path: Path, *, ask: bool, as_json: boo
         return
     terminal = console()
     if slice_name is None:
-        terminal.print(_table(rows))
+        terminal.print(_table(rows, terminal.width))
     else:
         click.echo(_origins(rows))
     for text in dict.fromkeys(troubles):
@@ -128,16 +132,19 @@ def _origin(roll: Roll, lane: Lane, key: str) -> str:
     return ", ".join((given, *roll.lent.get((lane, key), ())))
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("slice", "id", "device", "traffic"):
-        table.add_column(heading, no_wrap=True)
-    for _, heading in _VALUES.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("given in", no_wrap=True)
-    for row in rows:
-        names = (str(row[name]) for name in ("slice", "id", "device", "traffic"))
-        table.add_row(*names, *(_shown(key, row) for key in _VALUES), _short(row["source"]))
+def _table(rows: list[dict[str, Any]], width: int) -> Table:
+    """Draw the lanes; where the width does not hold every column, the least telling ones are left out."""
+    columns: dict[str, list[Text | str]] = {"slice": [named(row["slice"]) for row in rows]}
+    columns |= {name: [str(row[name]) for row in rows] for name in _OF_LANE}
+    columns |= {heading: [_shown(key, row) for row in rows] for key, (_, heading) in _VALUES.items()}
+    columns["given in"] = [_short(row["source"]) for row in rows]
+    headings, table = fitting(columns, width, _LEAST_TELLING), Table(box=None, pad_edge=False)
+    figures = {heading for _, heading in _VALUES.values()}
+    for heading in headings:
+        justify: Literal["right", "left"] = "right" if heading in figures else "left"
+        table.add_column(heading, justify=justify, no_wrap=heading != "slice", min_width=len(heading))
+    for cells in zip(*(columns[heading] for heading in headings), strict=True):
+        table.add_row(*cells)
     return table
 
 

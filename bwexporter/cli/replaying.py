@@ -14,11 +14,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from bwexporter import telling
 from bwexporter.cli.comparing import MOST_CHARTS, draw, drawable, picture
@@ -26,7 +27,7 @@ from bwexporter.cli.files import roll_of
 from bwexporter.cli.options import as_json_option, config_option
 from bwexporter.cli.past import TIMES, parse_since
 from bwexporter.cli.recorded import STEP_SECONDS, Source, recorded_of, source_of, source_options
-from bwexporter.cli.table import console
+from bwexporter.cli.table import console, fitting, named
 from bwexporter.cli.view import sparkline
 from bwexporter.config import load_config
 from bwexporter.core.lanes import I8, Lane
@@ -39,6 +40,7 @@ from bwexporter.units import print_duration, print_volume
 
 MOST_DAYS = 35
 PICTURE_CELLS = 24
+_FIGURES = frozenset({"recorded", "would send", "less", "capped for", "first at (UTC)"})
 
 
 @click.command(short_help="Say what another policy would have done.")
@@ -105,7 +107,8 @@ def replay(
     if as_json:
         click.echo(json.dumps({"from": begin, "to": end, "lanes": [_row(one) for one in told]}, indent=2))
     else:
-        console().print(_drawn(seen, begin, end))
+        terminal = console()
+        terminal.print(_drawn(seen, begin, end, terminal.width))
 
 
 def _first_use(roll: Roll, source: Source, begin: int, end: int) -> int:
@@ -195,26 +198,26 @@ def _row(one: Told) -> Mapping[str, Any]:
     }
 
 
-def _drawn(told: list[Told], begin: int, end: int) -> Table:
+def _drawn(told: list[Told], begin: int, end: int, width: int) -> Table:
+    """Draw the lanes; where the width does not hold every column, the least telling ones are left out."""
     table = Table(box=None, pad_edge=False, title=f"{_time(begin)} to {_time(end)} UTC", title_justify="left")
-    for heading in ("device", "slice", "traffic"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("recorded", "would send", "less", "capped for", "first at (UTC)"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("rate over the span", no_wrap=True)
-    for one in told:
-        lane = one.lane
-        table.add_row(
-            lane.device,
-            lane.slice_name,
-            lane.traffic.value,
-            print_volume(one.recorded_bytes),
-            print_volume(one.sent_bytes),
-            print_volume(one.less_bytes),
-            print_duration(one.capped_seconds) if one.spans else "-",
-            _time(one.spans[0][0]) if one.spans else "-",
-            _course(one.sent_by_interval),
-        )
+    columns: Mapping[str, list[Text | str]] = {
+        "device": [one.lane.device for one in told],
+        "slice": [named(one.lane.slice_name) for one in told],
+        "traffic": [one.lane.traffic.value for one in told],
+        "recorded": [print_volume(one.recorded_bytes) for one in told],
+        "would send": [print_volume(one.sent_bytes) for one in told],
+        "less": [print_volume(one.less_bytes) for one in told],
+        "capped for": [print_duration(one.capped_seconds) if one.spans else "-" for one in told],
+        "first at (UTC)": [_time(one.spans[0][0]) if one.spans else "-" for one in told],
+        "rate over the span": [_course(one.sent_by_interval) for one in told],
+    }
+    headings = fitting(columns, width, ("rate over the span", "device", "first at (UTC)", "recorded"))
+    for heading in headings:
+        justify: Literal["right", "left"] = "right" if heading in _FIGURES else "left"
+        table.add_column(heading, justify=justify, no_wrap=heading != "slice", min_width=len(heading))
+    for cells in zip(*(columns[heading] for heading in headings), strict=True):
+        table.add_row(*cells)
     return table
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -35,6 +36,10 @@ _COLUMNS = (
 )
 _NARROW_WIDTH = 101
 _NEEDED_WIDTHS = {"full rate": 126, "to threshold": 115, "of": _NARROW_WIDTH}  # each leaves some 12 cells for names
+_SHORT = {"period ends in": "ends in"}
+_LEAST_TELLING = ("ends in", "bar", "would send")
+NAME_CELLS = 8
+"""What is left at least of a slice's name."""
 _COLOURS = {
     "within": "green",
     "paced": "cyan",
@@ -54,6 +59,29 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=WHOLE_WIDTH)
 
 
+def fitting(columns: Mapping[str, Sequence[Text | str]], width: int, least_telling: Sequence[str]) -> list[str]:
+    """Return the headings of the columns that a width holds whole; the least telling ones give way, the first first.
+
+    Only names of slices may be cut.
+
+    >>> fitting({"slice": ["a" * 30], "rate": ["10mbit"], "share": ["1"]}, 16, ["share"])
+    ['slice', 'rate']
+    """
+    needed = {name: max(len(name), *(cell_len(str(one)) for one in cells), 0) for name, cells in columns.items()}
+    needed["slice"] = min(needed["slice"], NAME_CELLS)
+    kept = list(columns)
+    for name in least_telling:
+        if sum(needed[one] for one in kept) + 2 * (len(kept) - 1) <= width:
+            break
+        kept.remove(name)
+    return kept
+
+
+def named(slice_name: str) -> Text:
+    """Return the name of a slice as a cell that may be cut."""
+    return Text(slice_name, no_wrap=True, overflow="ellipsis")
+
+
 def lanes_table(answer: Mapping[str, Any], *, width: int, now_seconds: float, slice_name: str | None = None) -> Table:
     """Draw the lanes of an answer of /api/v1/slices, those of one slice if it is named.
 
@@ -66,12 +94,17 @@ def lanes_table(answer: Mapping[str, Any], *, width: int, now_seconds: float, sl
     in_shadow = any(row.get("would_be") for row in answer["slices"])
     headings = [heading for heading in _COLUMNS if width >= _NEEDED_WIDTHS.get(heading, 0)]
     headings = [heading for heading in headings if in_shadow or heading != "would send"]
+    bar_cells = NARROW_BAR_CELLS if width < _NARROW_WIDTH else BAR_CELLS
+    rows = [_cells(row, now_seconds, bar_cells) for row in _shown_rows(answer["slices"], slice_name)]
+    cells_of = {heading: [row[_COLUMNS.index(heading)] for row in rows] for heading in headings}
+    if width < _NARROW_WIDTH:
+        short = {_SHORT.get(heading, heading): cells for heading, cells in cells_of.items()}
+        kept = fitting(short, width, [name for name in _LEAST_TELLING if name in short])
+        headings = [heading for heading in headings if _SHORT.get(heading, heading) in kept]
     for heading in headings:
         _add_column(table, heading, narrow=width < _NARROW_WIDTH)
-    for row in _shown_rows(answer["slices"], slice_name):
-        bar_cells = NARROW_BAR_CELLS if width < _NARROW_WIDTH else BAR_CELLS
-        cells = dict(zip(_COLUMNS, _cells(row, now_seconds, bar_cells), strict=True))
-        table.add_row(*(cells[heading] for heading in headings))
+    for row in rows:
+        table.add_row(*(row[_COLUMNS.index(heading)] for heading in headings))
     return table
 
 
@@ -79,7 +112,7 @@ def _add_column(table: Table, heading: str, *, narrow: bool) -> None:
     """Add a column; only names give way where it is narrow, and the bar's heading is that of the volume beside it."""
     match heading:
         case "slice":
-            table.add_column(heading, max_width=24, min_width=8, ratio=1)
+            table.add_column(heading, max_width=24, min_width=NAME_CELLS, ratio=1)
         case "bar":
             table.add_column("used", no_wrap=True)
         case "used":
@@ -87,7 +120,7 @@ def _add_column(table: Table, heading: str, *, narrow: bool) -> None:
         case "traffic" | "verdict":
             table.add_column(heading, no_wrap=True)
         case "period ends in" if narrow:
-            table.add_column("ends in", justify="right", no_wrap=True)
+            table.add_column(_SHORT[heading], justify="right", no_wrap=True)
         case _:
             table.add_column(heading, justify="right", no_wrap=True)
 
@@ -116,7 +149,7 @@ def _cells(row: Mapping[str, Any], now_seconds: float, bar_cells: int) -> list[T
     lowered = ceiling is not None and full is not None and ceiling < full
     to_threshold = row["seconds_to_threshold"]
     return [
-        Text(row["slice"], no_wrap=True, overflow="ellipsis"),
+        named(row["slice"]),
         Text(row["traffic"], style="" if row["traffic"] == "normal" else "blue"),
         _bar(row, bar_cells),
         print_volume(row["period_used_bytes"]),
