@@ -106,5 +106,6 @@ def _of_metrics(config: Config) -> tuple[Problem, ...]:
         try:
             checked()
         except BwexporterError as error:
-            found.append(Problem(str(config.path), 0, f"metrics.{key}", str(error)))
+            text = str(error).removeprefix(f"metrics.{key} ")
+            found.append(Problem(str(config.path), 0, f"metrics.{key}", text))
     return tuple(found)
