@@ -18,6 +18,7 @@ Json = dict[str, Any]
 COLUMNS = 24
 GOOD, CAPPED, BAD, PLAIN = "green", "orange", "red", "blue"
 """One colour for each state, on every panel."""
+TEXT = "text"  # the theme's own; in a table blue is a link
 
 Steps = Sequence[tuple[float | None, str]]
 """Colours from values on; None is from the very lowest on."""
@@ -381,9 +382,8 @@ def _column_override(column: Column) -> Json:
     properties: Json = {"unit": column.unit}
     if column.names:
         properties["mappings"] = _mappings(column.names)
-    if column.steps:
-        properties["thresholds"] = {"mode": "absolute", "steps": _steps(column.steps)}
     if column.steps or column.names:
+        properties["thresholds"] = {"mode": "absolute", "steps": _steps(column.steps or ((None, TEXT),))}
         properties |= {"color": {"mode": "thresholds"}, "custom.cellOptions": {"type": "color-text"}}
     if column.width:
         properties["custom.width"] = column.width
