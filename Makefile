@@ -20,7 +20,7 @@ help:
 	@echo "make reference   writes the README's table of metrics and docs/configuration.md anew"
 	@echo "make deb     the Debian package, in dist/"
 	@echo "make pythons the tests that need no kernel, on each further Python that is here"
-	@echo "make install-check   each way to install it, on fresh systems that boot (root, some 20 minutes)"
+	@echo "make install-check   each way to install it, on fresh systems that boot (root, some 30 minutes)"
 	@echo "make clean   remove .venv and caches"
 
 # Debian packages: PROGRAM:PACKAGE. Installed with apt-get where root allows; otherwise named, so that someone else can.
@@ -93,9 +93,10 @@ deb:
 	@PATH=/usr/sbin:/usr/bin:/sbin:/bin deploy/debian/build.sh dist
 
 # Further interpreters: make pythons PYTHONS="python3.12 python3.13". The kernel's side does not differ between them.
-PYTHONS ?= $(shell for p in python3.12 python3.13 python3.14; do command -v $$p; done)
+PYTHONS ?= $(shell for p in python3.12 python3.13 python3.14; do $$p -c 'import ensurepip' 2>/dev/null && echo $$p; done)
 
 pythons:
+	@[ -n "$(strip $(PYTHONS))" ] || { echo "no further Python is here: name some as PYTHONS=\"python3.12 python3.13\"" >&2; exit 1; }
 	@for python in $(PYTHONS); do \
 	  venv=.venv-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	  $(MAKE) -s $$venv/dev.stamp VENV=$$venv PYTHON=$$python || exit 1; \
@@ -105,7 +106,7 @@ pythons:
 
 install-check: $(VENV)/dev.stamp
 	$(call need,unshare:util-linux debootstrap:debootstrap podman:podman buildah:buildah nsenter:util-linux)
-	@$(BIN)/python -m tests.install $(ARGS)
+	@unshare --mount $(BIN)/python -m tests.install $(ARGS)
 
 reference: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.reference

@@ -7,7 +7,7 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/source"
-tar -C "$here" --exclude=./.git --exclude=./.venv --exclude='*_cache' --exclude=__pycache__ -cf - . | tar -C "$work/source" -xf -
+tar -C "$here" --exclude=./.git --exclude='./.venv*' --exclude='*_cache' --exclude=__pycache__ -cf - . | tar -C "$work/source" -xf -
 cp -r "$here/deploy/debian" "$work/source/debian"
 rm "$work/source/debian/build.sh"
 # The version stands in one place, bwexporter/__init__.py.

@@ -32,7 +32,7 @@ events_logger = "file"
 """
 _STORE = """
 [storage]
-driver = "vfs"
+driver = "{driver}"
 graphroot = "{folder}/store"
 runroot = "{folder}/run"
 """
@@ -64,9 +64,9 @@ exec cat
 _ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
 
 
-def see_it_work(folder: Path) -> None:
+def see_it_work(folder: Path, driver: str) -> None:
     """Start all services but Grafana's with one command, as they stand in the file, and ask each what it knows."""
-    engine = _engine(folder)
+    engine = _engine(folder, driver)
     _build_watchers(folder, engine)
     tools = folder / "compose-tools"
     run_here([sys.executable, "-m", "venv", str(tools)])
@@ -96,11 +96,11 @@ def see_it_work(folder: Path) -> None:
         process.wait()
 
 
-def _engine(folder: Path) -> list[str]:
+def _engine(folder: Path, driver: str) -> list[str]:
     """Return what gives podman its settings and the store of the built image."""
     settings, store = folder / "containers.conf", folder / "storage.conf"
     settings.write_text(_SETTINGS)
-    store.write_text(_STORE.format(folder=folder))
+    store.write_text(_STORE.format(folder=folder, driver=driver))
     return ["env", f"CONTAINERS_CONF={settings}", f"CONTAINERS_STORAGE_CONF={store}"]
 
 

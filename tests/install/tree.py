@@ -59,15 +59,17 @@ class Failed(Exception):
 
 
 class Tree:
-    """A minimal system of a suite, made anew below a folder."""
+    """A minimal system of a suite, as debootstrap makes it, below a folder."""
 
-    def __init__(self, suite: str, folder: Path) -> None:
+    def __init__(self, suite: str, folder: Path, packages: Sequence[str] = BASE) -> None:
         self.suite, self.root = suite, folder / suite
-        say(f"{suite}: a minimal system is made")
-        command = ["debootstrap", "--variant=minbase", f"--include={','.join(BASE)}", suite, str(self.root)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Failed(done.stdout[-3000:] + done.stderr)
+        fresh = folder.parent / f"fresh-{suite}-{len(packages)}"  # made once a run, and copied: each way has its own
+        if not fresh.exists():
+            say(f"{suite}: a minimal system is made")
+            making = fresh.with_suffix(".part")
+            run_here(["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", suite, str(making)])
+            making.rename(fresh)
+        run_here(["cp", "-a", "--reflink=auto", str(fresh), str(self.root)])
 
     def run(self, *command: str, given: str | None = None) -> str:
         """Run a command in the tree, with this machine's network; return what it prints."""
@@ -83,7 +85,7 @@ class Tree:
         place = self.root / inside.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            shutil.copytree(path, place, ignore=shutil.ignore_patterns(".git", ".venv", "*_cache", "__pycache__"))
+            shutil.copytree(path, place, ignore=shutil.ignore_patterns(".git", ".venv*", "*_cache", "__pycache__"))
         else:
             shutil.copy(path, place)
 
