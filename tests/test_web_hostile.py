@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -27,6 +27,7 @@ from tests.kernel.daemon_rig import (
     PACKET_BYTES,
     Program,
     Room,
+    Stalls,
     Traffic,
     handle_of,
     skip_where_no_room_can_be_made,
@@ -43,7 +44,6 @@ MOST_GROWTH_BYTES = 120_000_000
 INTERVAL_SECONDS = 0.5  # of turns; the bounds below are for a machine that has much else to do at the time
 LONG_SECONDS = 0.5  # for a turn; a bound of their histogram
 LATE_SECONDS = 4.0  # for the last turn that ended
-NAP_SECONDS = 0.05
 SCRAPES = 3
 PAST_THRESHOLD = 120  # packets; then some 231 kB a second for a day, so that what is queued still passes
 CONFIG: Mapping[str, Any] = {
@@ -156,35 +156,9 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
         yield made
 
 
-class Bystander:
-    """One who only sleeps: what he lost, the victim of no attack loses too on a machine that stalls."""
-
-    def __init__(self) -> None:
-        self.lost_seconds = 0.0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Self:
-        """Begin to sleep."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Wake up for good."""
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        began = time.monotonic()
-        while not self._ended.wait(NAP_SECONDS):
-            woken = time.monotonic()
-            self.lost_seconds = max(self.lost_seconds, woken - began - NAP_SECONDS)
-            began = woken
-
-
 def assert_unharmed(victim: Victim, attacked: Callable[[], None] = lambda: None) -> None:
     """Scrape while an attack goes on and a slice passes its threshold, and look at how the victim fares."""
-    with Bystander() as bystander:
+    with Stalls() as stalls:
         before = victim.scrape()
         attacked()
         is_capped = victim.pass_a_threshold()
@@ -196,10 +170,11 @@ def assert_unharmed(victim: Victim, attacked: Callable[[], None] = lambda: None)
         after = victim.scrape()
 
     turns = after["turns_total"] - before["turns_total"]
-    assert turns >= (after.at_seconds - before.at_seconds) / INTERVAL_SECONDS / 4
+    went_on_seconds = after.at_seconds - before.at_seconds - stalls.seconds()
+    assert turns >= went_on_seconds / INTERVAL_SECONDS / 4
     assert after.short_turns - before.short_turns >= turns / 2
     assert after["turn_misfires_total"] - before["turn_misfires_total"] <= turns
-    assert max(one.late_seconds for one in scrapes) < LATE_SECONDS + bystander.lost_seconds
+    assert max(one.late_seconds for one in scrapes) < LATE_SECONDS + stalls.seconds()
     assert after["up"] == 1
     assert after.series["process_resident_memory_bytes"] < (
         victim.first.series["process_resident_memory_bytes"] + MOST_GROWTH_BYTES
