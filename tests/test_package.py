@@ -103,6 +103,7 @@ def test_the_commands_work_from_the_wheel_alone(delivered: Delivered, tmp_path: 
     assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.timeout(1200)
 def test_the_tests_pass_on_the_wheel_with_the_source_deleted(delivered: Delivered) -> None:
     """What is tested is what is delivered."""
     bench = delivered.folder / "bench"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import time
@@ -236,17 +237,16 @@ def test_a_large_file_is_read_in_a_time_that_nobody_notices(tmp_path: Path) -> N
     def read() -> None:
         assert len(FileSource(path).read().records) == 1000
 
-    assert _least_seconds(read) < _least_seconds(loaded)
+    taken = [(_seconds_of(read), _seconds_of(loaded)) for _ in range(5)]  # in turns: both have the same neighbours
+    assert min(ours for ours, _ in taken) < min(theirs for _, theirs in taken)
 
 
-def _least_seconds(work: Callable[[], None]) -> float:
+def _seconds_of(work: Callable[[], None]) -> float:
     """Return the time of this thread alone that some work takes."""
-    taken = []
-    for _ in range(3):
-        begun = time.thread_time()
-        work()
-        taken.append(time.thread_time() - begun)
-    return min(taken)
+    gc.collect()
+    begun = time.thread_time()
+    work()
+    return time.thread_time() - begun
 
 
 def test_a_file_that_is_as_it_was_is_the_reading_that_it_was(tmp_path: Path) -> None:
