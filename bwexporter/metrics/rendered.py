@@ -17,7 +17,7 @@ from dataclasses import dataclass
 KEPT_TURNS = 12
 """A compressed form is made ahead of time while somebody has asked for it in so many turns."""
 
-BATCH_BYTES = 1 << 20
+BATCH_BYTES = 1 << 18
 """So much is compressed at once: other threads may run meanwhile, and the one that compresses then waits for them."""
 
 _GZIP = 16 + zlib.MAX_WBITS
