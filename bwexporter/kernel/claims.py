@@ -133,7 +133,7 @@ def clashes(claims: Iterable[Claim]) -> dict[str, tuple[str, ...]]:
     """Return by slice what it claims and cannot have, because a slice before it claims the same."""
     claimed = _Claimed()
     for one in claims:
-        claimed.take(replace(one, troubles=()), has_exempt=False)
+        claimed.take(replace(one, troubles=()) if one.troubles else one, has_exempt=False)
     return {name: tuple(texts) for name, texts in claimed.problems.items()}
 
 
@@ -222,14 +222,16 @@ class _Claimed:
         self.refuse(one, *one.troubles)
         if has_exempt and one.exempt is not None:
             self._hashed["exempts"][one.normal] = one.exempt
-        if one.mark is not None:
-            self._check(one, self._hashed["marks"].setdefault(one.mark, one.normal), f"the mark {one.mark:#x}")
+        ours = one.normal
+        if one.mark is not None and (holder := self._hashed["marks"].setdefault(one.mark, ours)) != ours:
+            self._refuse_taken(one, f"the mark {one.mark:#x}", holder)
         if one.cgroup is not None:
             level = self._hashed.setdefault(f"{CGROUPS}{one.cgroup.count('/') + 1}", {})
-            self._check(one, level.setdefault(one.cgroup, one.normal), f"the control group {one.cgroup}")
+            if (holder := level.setdefault(one.cgroup, ours)) != ours:
+                self._refuse_taken(one, f"the control group {one.cgroup}", holder)
         for prefix in one.prefixes:
-            held = self._prefixes[prefix.version]
-            self._check(one, held.setdefault(_interval(prefix), one.normal), f"the prefix {prefix}")
+            if (holder := self._prefixes[prefix.version].setdefault(_interval(prefix), ours)) != ours:
+                self._refuse_taken(one, f"the prefix {prefix}", holder)
         for uids in one.uids:
             self._give_uids(one, uids)
 
@@ -246,9 +248,8 @@ class _Claimed:
         maps[RANGES] = {(first, last): handle for first, last, handle in self._uids if first < last}
         return maps
 
-    def _check(self, one: Claim, holder: int, what: str) -> None:
-        if holder != one.normal:
-            self.refuse(one, f"{what} is claimed by {self.names[holder]} already")
+    def _refuse_taken(self, one: Claim, what: str, holder: int) -> None:
+        self.refuse(one, f"{what} is claimed by {self.names[holder]} already")
 
     def _give_uids(self, one: Claim, uids: Interval) -> None:
         first, last = uids
@@ -265,7 +266,8 @@ class _Claimed:
 
 
 def _interval(prefix: Network) -> Interval:
-    return int(prefix.network_address), int(prefix.broadcast_address)
+    first = int(prefix.network_address)
+    return first, first | ((1 << (prefix.max_prefixlen - prefix.prefixlen)) - 1)
 
 
 def _prefix_maps(version: int, prefixes: Mapping[Interval, int]) -> dict[str, Elements]:
