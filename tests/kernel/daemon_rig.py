@@ -399,7 +399,9 @@ class Program:
 
     def answer(self) -> dict[str, Any]:
         """Ask its API."""
-        answer: dict[str, Any] = self._client.get(f"{self.url}/api/v1/slices").json()
+        response = self._client.get(f"{self.url}/api/v1/slices")
+        assert response.status_code == 200, f"{response.status_code}: {response.text[:300]!r}"
+        answer: dict[str, Any] = response.json()
         return answer
 
     def lanes(self) -> dict[LaneName, dict[str, Any]]:
