@@ -68,13 +68,16 @@ class Node:
         """Send from a slice."""
         self.traffic.send((slice_name, traffic), handle_of(slice_id, traffic), packets)
 
+    def told(self) -> str:
+        """Return what the program and the kernel tell, for whoever has to find out where packets went."""
+        return f"{self.room.run('tc -s qdisc show dev v0')}\n{self.program.said()[-8000:]}"
+
     def assert_books_agree(self) -> None:
         """See that every account is what was sent since the beginning, in its old period, with its cap in force."""
         self.program.turn()
         lanes, classes = self.program.lanes(), self.room.classes()
-        assert {
-            lane: row["period_used_bytes"] for lane, row in lanes.items() if row["period_used_bytes"]
-        } == self.traffic.passed
+        used = {lane: row["period_used_bytes"] for lane, row in lanes.items() if row["period_used_bytes"]}
+        assert used == self.traffic.passed, self.told()
         for lane, row in lanes.items():
             start, end = self.periods.setdefault(lane, (row[PERIOD[0]], row[PERIOD[1]]))
             assert (start, end) == pytest.approx((row[PERIOD[0]], row[PERIOD[1]]), abs=0.05), lane
