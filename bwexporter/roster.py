@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bwexporter.config import Config, Device, load_config
-from bwexporter.config import Tree as TreeKind
+from bwexporter.config import Config, load_config
 from bwexporter.core.lanes import DEFAULT_SLICE, ROOT_SLICE, DeviceFacts, Lane, Tariffs
 from bwexporter.core.periods import PeriodRule
 from bwexporter.core.report import SliceInfo, SourceStatus
@@ -21,6 +20,8 @@ from bwexporter.kernel.addresses import Addresses
 from bwexporter.kernel.claims import Claim, claim, clashes
 from bwexporter.kernel.existing import ExistingTree, Memory
 from bwexporter.kernel.tree import ManagedTree
+from bwexporter.keys import Device
+from bwexporter.keys import Tree as TreeKind
 from bwexporter.slices.adoption import Adoption, adopted, misplaced_classes
 from bwexporter.slices.caps import cap_of
 from bwexporter.slices.combining import combine

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from bwexporter.config import _Keys as ConfigKeys
+from bwexporter.keys import Keys as ConfigKeys
 from bwexporter.slices.fleet import NodeKeys
 from bwexporter.slices.records import _Keys as RecordKeys
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bwexporter.config import Listen
+from bwexporter.keys import Listen
 from bwexporter.slices.fleet import FleetNode
 
 USUAL_PORT = 10099

@@ -48,8 +48,8 @@ DOORS = {
     "rich": {"bwexporter.cli", "bwexporter.demo"},
     "pydantic_core": {"bwexporter.written"},
     "pydantic": {
-        "bwexporter.config",
         "bwexporter.control",
+        "bwexporter.keys",
         "bwexporter.planned",
         "bwexporter.schema",
         "bwexporter.settings",

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bwexporter import config as config_room
-from bwexporter.config import Listen, OnStop, load_config
+from bwexporter.config import load_config
 from bwexporter.core.lanes import UNLIMITED, Traffic
 from bwexporter.core.periods import Calendar, Rolling, Unit
 from bwexporter.errors import ConfigError
+from bwexporter.keys import Keys, Listen, OnStop
 from bwexporter.settings import Limit
 from bwexporter.sources import HttpAt, PlcAt, _HttpKeys, _PlcKeys
 from bwexporter.yamlfile import parse_yaml
@@ -290,7 +291,7 @@ def test_the_example_says_the_defaults() -> None:
 def test_the_example_names_every_key() -> None:
     """A key that is added is added to the example as well; a push is shown and not asked for."""
     text = (DEPLOY / "bwexporter.yml").read_text()
-    for field, found in config_room._Keys.model_fields.items():
+    for field, found in Keys.model_fields.items():
         assert f"\n{'# ' if field == 'apmon' else ''}{field}:" in text, found
 
 

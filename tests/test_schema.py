@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from bwexporter import schema
-from bwexporter.config import _Keys as ConfigKeys
 from bwexporter.errors import ConfigError
+from bwexporter.keys import Keys as ConfigKeys
 from bwexporter.schema import config_schema, slices_schema
 from bwexporter.slices.records import _Keys as RecordKeys
 from bwexporter.slices.records import read_record

@@ -20,8 +20,9 @@ from click.testing import CliRunner
 from bwexporter.cli import asking, surface
 from bwexporter.cli.main import main
 from bwexporter.cli.surface import Flags, Told, server_of, sockets_of
-from bwexporter.config import Config, Listen, load_config
+from bwexporter.config import Config, load_config
 from bwexporter.errors import BwexporterError
+from bwexporter.keys import Listen
 from bwexporter.metrics import Exposition
 from bwexporter.state import open_state
 from bwexporter.web.owners import OwnerLinks

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bwexporter.cli.main import cli
-from bwexporter.config import Listen
+from bwexporter.keys import Listen
 from bwexporter.slices.fleet import FleetNode, each_once
 from bwexporter.slices.listing import read_listing
 from bwexporter.targets import Scraped, groups

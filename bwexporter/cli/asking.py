@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bwexporter.config import Config, Listen, load_config
+from bwexporter.config import Config, load_config
 from bwexporter.errors import BwexporterError
+from bwexporter.keys import Listen
 
 TIMEOUT_SECONDS = 5.0
 USER, PASSWORD_FILE = "BWEXPORTER_USER", "BWEXPORTER_PASSWORD_FILE"

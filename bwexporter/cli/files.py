@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from bwexporter.cli.users import user_ids
-from bwexporter.config import Config, Device, Tree
+from bwexporter.config import Config
 from bwexporter.core.lanes import DeviceFacts
 from bwexporter.errors import ConfigError, Problem
 from bwexporter.kernel.addresses import addresses_of
+from bwexporter.keys import Device, Tree
 from bwexporter.roster import Roll, Roster
 from bwexporter.slices.adoption import adopted, misplaced_classes
 from bwexporter.slices.combining import combine

@@ -14,12 +14,12 @@ import numpy as np
 
 from bwexporter.cli.running import door_of, memory_of
 from bwexporter.config import Config
-from bwexporter.config import Device as ConfiguredDevice
 from bwexporter.core.lanes import Lane, Tariffs
 from bwexporter.core.sights import Kept
 from bwexporter.daemon import read_clocks
 from bwexporter.errors import BwexporterError, StateRefused
 from bwexporter.kernel.existing import ExistingTree
+from bwexporter.keys import Device as ConfiguredDevice
 from bwexporter.roster import Roll
 from bwexporter.state import peek
 

@@ -27,8 +27,7 @@ from bwexporter.cli.supervised import Supervisor
 from bwexporter.cli.surface import Flags, Told, server_of, sockets_of
 from bwexporter.cli.table import console, lanes_table
 from bwexporter.cli.users import control_group_id, user_ids
-from bwexporter.config import Config, OnStop, Tree, load_config
-from bwexporter.config import Device as ConfiguredDevice
+from bwexporter.config import Config, load_config
 from bwexporter.control import Control
 from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.habits import Habits, Periods
@@ -43,6 +42,8 @@ from bwexporter.kernel.classifier import Classifier
 from bwexporter.kernel.existing import Memory
 from bwexporter.kernel.htb import Device
 from bwexporter.kernel.watch import Watch
+from bwexporter.keys import Device as ConfiguredDevice
+from bwexporter.keys import OnStop, Tree
 from bwexporter.lock import hold_device
 from bwexporter.metrics import Exposition
 from bwexporter.pushing import ApmonSink

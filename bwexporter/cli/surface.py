@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from bwexporter.config import Config, Listen, WebTerms, parse_listen, parse_telemetry_path
+from bwexporter.config import Config, WebTerms
+from bwexporter.keys import Listen, parse_listen, parse_telemetry_path
 from bwexporter.slices.fleet import FleetNode
 from bwexporter.targets import Scraped, groups
 from bwexporter.web.app import Exposed, Options, build_app

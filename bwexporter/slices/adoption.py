@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bwexporter.config import Config, Tree
+from bwexporter.config import Config
 from bwexporter.core.lanes import Lane, Traffic
 from bwexporter.errors import Problem
+from bwexporter.keys import Tree
 from bwexporter.settings import Limit
 from bwexporter.slices.records import RESERVED_NAMES, SliceRecord
 from bwexporter.slices.tariffs import devices_of
