@@ -23,6 +23,7 @@ until url=$(grep -o 'http://127.0.0.1:[0-9]*' shown); do kill -0 $demo; sleep 0.
 until {ask} > metrics && grep -q '^bwexporter_slice_sent_bytes_total.* [1-9]' metrics; do kill -0 $demo; sleep 0.2; done
 echo "$(date +%s.%N) $began" | awk '{{ print $1 - $2 }}'
 kill $demo; wait $demo || true
+times | tail -1
 """
 
 
@@ -36,11 +37,18 @@ def see_it_done(suite: str, folder: Path) -> None:
     script = _DONE.format(demo=free, ask=re.sub(r"http://127\.0\.0\.1:\d+", "$url", ask))
     tree.run("sh", "-ec", script)
     tree.run("rm", "-r", "/root/bwexporter/.venv")
-    seconds = float(tree.run("sh", "-ec", script))
+    seconds, processor = _told(tree.run("sh", "-ec", script))
     is_one("the metrics", tree.run("cat", "/root/bwexporter/metrics"), 'slice="greedy_udp"')
-    say(f"{suite}: the README's first screen is done in {seconds:.0f} s")
-    if seconds > LIMIT_SECONDS:
-        raise Failed(f"the README's first screen took {seconds:.0f} s")
+    say(f"{suite}: the README's first screen is done in {seconds:.0f} s, {processor:.0f} s of a processor")
+    if min(seconds, processor) > LIMIT_SECONDS:  # others may use the machine meanwhile
+        raise Failed(f"the README's first screen took {seconds:.0f} s, {processor:.0f} s of a processor")
+
+
+def _told(text: str) -> tuple[float, float]:
+    """Return the seconds from the first command to the second's answer, and those that processors worked on it."""
+    seconds, *_, times = text.splitlines()
+    worked = (part.rstrip("s").split("m") for part in times.split())
+    return float(seconds), sum(60 * float(minutes) + float(rest) for minutes, rest in worked)
 
 
 def commands() -> tuple[str, str]:
