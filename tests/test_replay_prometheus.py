@@ -130,7 +130,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
         written = ["promtool", "tsdb", "create-blocks-from", "openmetrics", name, "tsdb"]
         subprocess.run(written, cwd=folder, check=True, capture_output=True)
     (folder / "prometheus.yml").write_text("{}\n")
-    flags = ["--config.file=prometheus.yml", "--storage.tsdb.path=tsdb", "--storage.tsdb.retention.time=100y"]
+    shutil.copytree(folder / "tsdb", folder / "served")  # a server compacts what it serves; the blocks stay as written
+    flags = ["--config.file=prometheus.yml", "--storage.tsdb.path=served", "--storage.tsdb.retention.time=100y"]
     server = Server("prometheus", folder, flags)
     try:
         server.start()
@@ -153,7 +154,7 @@ class Guarded:
 def guarded(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """The same series in a Prometheus that speaks TLS to those alone who show a certificate and know a password."""
     folder = tmp_path_factory.mktemp("guarded")
-    shutil.copytree(recording.config.parent / "tsdb", folder / "tsdb", ignore=shutil.ignore_patterns("lock"))
+    shutil.copytree(recording.config.parent / "tsdb", folder / "tsdb")
     authority = Authority(folder / "authority")
     certificate, key = authority.sign("server")
     own_certificate, own_key = authority.sign("reader", hosts="DNS:reader")
