@@ -23,7 +23,7 @@ until url=$(grep -o 'http://127.0.0.1:[0-9]*' shown); do kill -0 $demo; sleep 0.
 until {ask} > metrics && grep -q '^bwexporter_slice_sent_bytes_total.* [1-9]' metrics; do kill -0 $demo; sleep 0.2; done
 echo "$(date +%s.%N) $began" | awk '{{ print $1 - $2 }}'
 kill $demo; wait $demo || true
-times | tail -1
+times > worked; tail -1 worked
 """
 
 
