@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bwexporter.core.lanes import Act, Classes
 from bwexporter.errors import KernelUnreadable
-from bwexporter.kernel import wire
+from bwexporter.kernel import dump, wire
 
 U32, U63 = 0xFFFFFFFF, (1 << 63) - 1
 
@@ -68,9 +68,9 @@ def kernel_message(said: ClassMessage) -> bytes:
     return header + struct.pack("=B3xiIII", 0, 3, said.handle, said.parent, said.leaf) + body
 
 
-def decoded(data: bytes, known: list[wire.Shape] | None = None) -> list[tuple[int, ...]]:
+def decoded(data: bytes, known: list[dump.Shape] | None = None) -> list[tuple[int, ...]]:
     """Return one tuple of all columns a class."""
-    classes, counts, backlog = wire.decode_classes(data, len(data), known)
+    classes, counts, backlog = dump.decode_classes(data, len(data), known)
     columns = [*_columns(classes), *_columns(counts), backlog]
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
@@ -112,28 +112,28 @@ messages = st.builds(
 
 @given(st.lists(messages, max_size=12), st.lists(messages, max_size=3))
 def test_messages_of_any_mixture_of_lengths_are_read_in_their_order(
-    dump: list[ClassMessage], before: list[ClassMessage]
+    told: list[ClassMessage], before: list[ClassMessage]
 ) -> None:
     """Also with shapes remembered from other dumps."""
-    known: list[wire.Shape] = []
+    known: list[dump.Shape] = []
     decoded(b"".join(map(kernel_message, before)), known)
-    assert decoded(b"".join(map(kernel_message, dump)), known) == list(map(expected, dump))
+    assert decoded(b"".join(map(kernel_message, told)), known) == list(map(expected, told))
 
 
 @given(st.lists(st.lists(messages, max_size=4), max_size=5), st.lists(messages, max_size=4))
 def test_a_dump_is_read_part_by_part_as_it_is_in_one(
-    dump: list[list[ClassMessage]], before: list[ClassMessage]
+    told: list[list[ClassMessage]], before: list[ClassMessage]
 ) -> None:
     """Each part overwrites the one before it, and each dump the last one; the shapes of one are known to the next."""
-    reading, arena = wire.Reading([]), bytearray(1 << 16)
-    for one in ([before], dump):
+    reading, arena = dump.Reading([]), bytearray(1 << 16)
+    for one in ([before], told):
         reading.begin()
         for part in one:
             data = b"".join(map(kernel_message, part))
             arena[: len(data)] = data
             reading.take(arena, len(data))
-    whole = b"".join(kernel_message(said) for part in dump for said in part)
-    assert reading.block.tolist() == wire.decode_block(whole, len(whole), []).tolist()
+    whole = b"".join(kernel_message(said) for part in told for said in part)
+    assert reading.block.tolist() == dump.decode_block(whole, len(whole), []).tolist()
 
 
 def test_a_uniform_dump_is_read() -> None:
@@ -249,11 +249,11 @@ def test_what_was_encoded_differs_only_where_it_was_asked_to() -> None:
 
 def test_remembered_shapes_do_not_mix_up_dumps() -> None:
     """A shape that fits the first message is checked against all of them."""
-    known: list[wire.Shape] = []
+    known: list[dump.Shape] = []
     plain = ClassMessage()
     dumps = [[plain] * 3, [replace(plain, rate=1 << 33)] * 3, [plain, replace(plain, extras=frozenset({"estimator"}))]]
-    for dump in dumps * 2:
-        assert decoded(b"".join(map(kernel_message, dump)), known) == list(map(expected, dump))
+    for told in dumps * 2:
+        assert decoded(b"".join(map(kernel_message, told)), known) == list(map(expected, told))
     assert len(known) == 3
 
 
@@ -264,4 +264,4 @@ def test_a_queue_message_of_any_bytes_never_crashes(tail: bytes) -> None:
     for prefix in (b"", attribute(1, b"htb\0")):
         data = header + prefix + tail
         with suppress(KernelUnreadable):
-            wire.decode_qdisc(data, 0, len(data))
+            dump.decode_qdisc(data, 0, len(data))

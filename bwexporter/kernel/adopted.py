@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bwexporter.core.lanes import I8, Act, Changes, Endings, Outcomes, Snapshot
 from bwexporter.errors import KernelUnreadable
-from bwexporter.kernel import wire
+from bwexporter.kernel import dump, wire
 from bwexporter.kernel.htb import Device
 
 
@@ -74,9 +74,9 @@ class AdoptedDevice(Device):
     def _ended(self) -> I8:
         """Return the classes that have ended since the look, and may have been made anew."""
         endings = bytes(self._listener.endings)
-        return wire.decode_classes(endings, len(endings))[0].handle
+        return dump.decode_classes(endings, len(endings))[0].handle
 
-    def _own_root(self, ifindex: int) -> wire.Qdisc | None:
+    def _own_root(self, ifindex: int) -> dump.Qdisc | None:
         """Return the root queue where it is an HTB, whosever it is, or has some below it: with the sums of those."""
         code, root = self._ask_root(ifindex)
         trees = self._trees_of(ifindex, root) if root and not code else []
@@ -94,23 +94,23 @@ class AdoptedDevice(Device):
         sums = (sum(tree.sent_bytes for tree in trees), sum(tree.direct_packets for tree in trees))
         return replace(root, sent_bytes=sums[0], direct_packets=sums[1])
 
-    def _trees_of(self, ifindex: int, root: wire.Qdisc) -> list[wire.Qdisc]:
+    def _trees_of(self, ifindex: int, root: dump.Qdisc) -> list[dump.Qdisc]:
         """Return the HTBs of the device: the root itself, or those below the classes of an mq."""
         if root.kind == "htb" or not root.handle:
             return [root] if root.kind == "htb" else []
         if root.kind != "mq":
             return []
         used, _ = self._requests.dump(wire.RTM_GETTCLASS, wire.Place(ifindex, 0, root.handle))
-        handles = [handle for handle in wire.queues_below(self._requests.arena, used) if handle]
+        handles = [handle for handle in dump.queues_below(self._requests.arena, used) if handle]
         first, flags = self._requests.reserve(len(handles)), wire.NLM_F_ECHO | wire.NLM_F_ACK
         questions = b"".join(
             wire.encode_request(wire.RTM_GETQDISC, flags, first + row, wire.Place(ifindex, handle, 0))
             for row, handle in enumerate(handles)
         )
         _, used = self._requests.exchange(questions, len(handles), first)
-        return [queue for queue in wire.decode_qdiscs(self._requests.arena, used) if queue.kind == "htb"]
+        return [queue for queue in dump.decode_qdiscs(self._requests.arena, used) if queue.kind == "htb"]
 
-    def _snapshot(self, ifindex: int, root: wire.Qdisc | None, block: I8, *, clean: bool) -> Snapshot:
+    def _snapshot(self, ifindex: int, root: dump.Qdisc | None, block: I8, *, clean: bool) -> Snapshot:
         """Put a look together, with the ends of the classes of trees that were deleted from below an mq."""
         ended, before = self._ended_trees(), self._before
         snapshot = super()._snapshot(ifindex, root, block, clean=clean)
@@ -132,7 +132,7 @@ class AdoptedDevice(Device):
                 ended.setdefault(queue.handle >> 16, queue.sent_bytes)
         return ended
 
-    def _owns(self, root: wire.Qdisc) -> bool:
+    def _owns(self, root: dump.Qdisc) -> bool:
         """Say whether a root queue that has ended had all our classes."""
         return root.kind == "htb" and root.parent == wire.TC_H_ROOT
 

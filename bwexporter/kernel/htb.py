@@ -35,7 +35,7 @@ from bwexporter.core.lanes import (
 )
 from bwexporter.core.places import find
 from bwexporter.errors import DeviceRefused, KernelUnreadable
-from bwexporter.kernel import wire
+from bwexporter.kernel import dump, wire
 from bwexporter.kernel.sockets import Listener, Requests
 from bwexporter.kernel.tree import DEFAULT_MINOR
 
@@ -71,8 +71,8 @@ class Device:
         self._lock = threading.Lock()
         self._listener = Listener()
         self._requests = Requests()
-        self._shapes: list[wire.Shape] = []
-        self._reading = wire.Reading(self._shapes)
+        self._shapes: list[dump.Shape] = []
+        self._reading = dump.Reading(self._shapes)
         self._ifindex = 0  # of the last look; 0 before the first
         self._trees: tuple[int, ...] = (wire.TREE_HANDLE,)  # whose classes are dumped
         self._missing = False  # the device had no such name when it was last sought
@@ -220,7 +220,7 @@ class Device:
         self._listener.pass_over(self._requests.port)
         self._listener.drain(frozenset({self._ifindex, ifindex}), self._question)
 
-    def _ask_root(self, ifindex: int) -> tuple[int, wire.Qdisc | None]:
+    def _ask_root(self, ifindex: int) -> tuple[int, dump.Qdisc | None]:
         """Ask for the root queue alone, as a dump would list every queue of the machine: (errno, queue or None)."""
         first = self._requests.reserve(1)
         place = wire.Place(ifindex, 0, wire.TC_H_ROOT)
@@ -229,9 +229,9 @@ class Device:
         refused, used = self._requests.exchange_one(question, first, acknowledged=True)
         if refused not in {0, errno.ENOENT, errno.EINVAL}:
             return refused, None
-        return 0, wire.decode_qdisc(self._requests.arena, 0, used) if used else None
+        return 0, dump.decode_qdisc(self._requests.arena, 0, used) if used else None
 
-    def _own_root(self, ifindex: int) -> wire.Qdisc | None:
+    def _own_root(self, ifindex: int) -> dump.Qdisc | None:
         """Return the root queue if it is ours, None where there is none or it may be replaced; refuse any other."""
         code, root = self._ask_root(ifindex)
         if code:
@@ -255,13 +255,13 @@ class Device:
             blocks.append(self._reading.block.copy())
         return np.concatenate(blocks, axis=1), intact
 
-    def _snapshot(self, ifindex: int, root: wire.Qdisc | None, block: I8, *, clean: bool) -> Snapshot:
+    def _snapshot(self, ifindex: int, root: dump.Qdisc | None, block: I8, *, clean: bool) -> Snapshot:
         """Put a look together; from here on what has ended counts as told."""
         listener = self._listener
         if listener.root_ended_since_calm:
             root, block = None, _nothing()
         rows = self._order(block, listener.endings_since_calm)
-        classes, counts, backlog_bytes = wire.columns(block.take(rows, axis=1))
+        classes, counts, backlog_bytes = dump.columns(block.take(rows, axis=1))
         snapshot = Snapshot(
             device=self.name,
             ifindex=ifindex,
@@ -282,14 +282,14 @@ class Device:
 
     def _order(self, block: I8, ended: bytes) -> I8:
         """Return the rows of a snapshot; the kernel lists the same classes in the same order again and again."""
-        if ended or not np.array_equal(block[wire.HANDLE], self._listed):
-            self._listed = block[wire.HANDLE].copy()
-            self._rows = _each_once(self._listed, block[wire.LEAF], _endings(ended))
+        if ended or not np.array_equal(block[dump.HANDLE], self._listed):
+            self._listed = block[dump.HANDLE].copy()
+            self._rows = _each_once(self._listed, block[dump.LEAF], _endings(ended))
             if ended:
                 self._listed = np.empty(0, np.int64)
         return self._rows
 
-    def _owns(self, root: wire.Qdisc) -> bool:
+    def _owns(self, root: dump.Qdisc) -> bool:
         """Say whether a root queue is one that we have built."""
         return _is_ours(root)
 
@@ -341,7 +341,7 @@ class Device:
         seq = self._requests.reserve(1)
         message = wire.encode_change(classes, ifindex=self._ifindex, seq=seq)
         refused, used = self._requests.exchange_one(message, seq)
-        told = wire.decode_ceiling(self._requests.arena, used, self._shapes)
+        told = dump.decode_ceiling(self._requests.arena, used, self._shapes)
         if told is not None and told[0] == classes.handle.item():
             enforced = np.array([told[1]])
         elif used:
@@ -492,7 +492,7 @@ class Device:
     def _answers(self, used: int, handles: I8) -> I8:
         """Read the ceilings in the answers to the last request; what cannot be read was not answered."""
         try:
-            found = wire.decode_ceilings(self._requests.arena, used, self._shapes)
+            found = dump.decode_ceilings(self._requests.arena, used, self._shapes)
         except KernelUnreadable:
             return np.zeros(len(handles), np.int64)
         return _looked_up(*found, handles)
@@ -517,19 +517,19 @@ def _with_pyroute2(use: Callable[[Any], Any]) -> Any:
         return use(route)
 
 
-def _is_ours(root: wire.Qdisc) -> bool:
+def _is_ours(root: dump.Qdisc) -> bool:
     ours = ("htb", wire.TREE_HANDLE, DEFAULT_MINOR, SIGNATURE_R2Q)
     return (root.kind, root.handle, root.default_minor, root.r2q) == ours
 
 
 def _nothing() -> I8:
-    return wire.decode_block(b"", 0, [])
+    return dump.decode_block(b"", 0, [])
 
 
 def _endings(data: bytes) -> Endings:
     if not data:
         return no_endings()
-    classes, counts, _ = wire.decode_classes(data, len(data))
+    classes, counts, _ = dump.decode_classes(data, len(data))
     return Endings(
         classes.handle, classes.leaf, counts.sent_bytes, counts.sent_packets, counts.dropped_packets, counts.overlimits
     )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bwexporter.errors import KernelUnreadable
 from bwexporter.kernel import wire
+from bwexporter.kernel.dump import Qdisc, Reading, decode_qdisc
 
 _SOL_NETLINK = 270  # linux/socket.h
 _NETLINK_ADD_MEMBERSHIP, _NETLINK_CAP_ACK = 1, 10  # linux/netlink.h
@@ -89,7 +90,7 @@ class Requests:
         """
         return self._tried(kind, place, None, again=True)
 
-    def read(self, place: wire.Place, reading: wire.Reading) -> bool:
+    def read(self, place: wire.Place, reading: Reading) -> bool:
         """Dump classes into a reading, and say whether the kernel called it consistent; otherwise as `dump`."""
         return self._tried(wire.RTM_GETTCLASS, place, reading, again=True)[1]
 
@@ -152,7 +153,7 @@ class Requests:
         self._socket.close()
         self._socket = self._open()
 
-    def _tried(self, kind: int, place: wire.Place, reading: wire.Reading | None, *, again: bool) -> tuple[int, bool]:
+    def _tried(self, kind: int, place: wire.Place, reading: Reading | None, *, again: bool) -> tuple[int, bool]:
         try:
             return self._dump(kind, place, reading)
         except OSError as error:
@@ -162,7 +163,7 @@ class Requests:
             why = "not in time" if isinstance(error, BlockingIOError) else os.strerror(error.errno or 0)
             raise KernelUnreadable(f"the kernel did not answer a dump: {why}") from error
 
-    def _dump(self, kind: int, place: wire.Place, reading: wire.Reading | None) -> tuple[int, bool]:
+    def _dump(self, kind: int, place: wire.Place, reading: Reading | None) -> tuple[int, bool]:
         """Dump into the arena; where a reading takes it in part by part, each part in the place of the last one."""
         seq = self.reserve(1)
         self._socket.send(wire.encode_request(kind, wire.NLM_F_DUMP, seq, place))
@@ -287,7 +288,7 @@ class Listener:
         self.lost = False  # notifications were dropped
         self.link_ended = False
         self.endings = bytearray()  # RTM_DELTCLASS messages, in order
-        self.roots: list[wire.Qdisc] = []  # those of them that were deleted, in order
+        self.roots: list[Qdisc] = []  # those of them that were deleted, in order
         self.calm()
 
     @property
@@ -334,7 +335,7 @@ class Listener:
         elif kind in {wire.RTM_NEWQDISC, wire.RTM_DELQDISC} and self._is_top(parent):
             self.root_changed = True
             if kind == wire.RTM_DELQDISC:
-                self.roots.append(wire.decode_qdisc(self._buffer, place.start, place.stop))
+                self.roots.append(decode_qdisc(self._buffer, place.start, place.stop))
 
     def _is_top(self, parent: int) -> bool:
         return parent == wire.TC_H_ROOT or parent >> 16 == self.above

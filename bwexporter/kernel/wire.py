@@ -1,27 +1,21 @@
 """Wire: the layout of tc messages for HTB.
 
-Turns a class dump into columns and changes into messages. Knows: linux/netlink.h (nlmsghdr), linux/rtnetlink.h (tcmsg,
-TCA_*), linux/pkt_sched.h (tc_htb_opt, tc_htb_glob, tc_ratespec, tc_fifo_qopt, TCA_HTB_*, TCA_FQ_CODEL_*),
-linux/gen_stats.h (TCA_STATS_*). Does not know: sockets, devices, which class is whose.
-
-The kernel writes all classes of a tree alike, so a dump is a matrix: the headers of every message are compared with
-those of the first, then whole columns are taken out. Classes with further attributes (64-bit rates or packets, a rate
-estimator) make messages of other lengths; then messages of one shape are gathered and read in the same way.
+Turns changes and questions into messages, and takes a message apart into its attributes. Knows: linux/netlink.h
+(nlmsghdr), linux/rtnetlink.h (tcmsg, TCA_*), linux/pkt_sched.h (tc_htb_opt, tc_htb_glob, tc_ratespec, tc_fifo_qopt,
+TCA_HTB_*, TCA_FQ_CODEL_*), linux/gen_stats.h (TCA_STATS_*). Does not know: what the kernel tells by them (dump),
+sockets, devices, which class is whose.
 """
 
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bwexporter.core.lanes import B1, I8, Act, Classes, Counts
+from bwexporter.core.lanes import I8, Act, Classes
 from bwexporter.errors import KernelUnreadable
 
 TICK_NS = 64  # PSCHED_SHIFT of include/net/pkt_sched.h: the kernel keeps bursts in units of 2^6 ns
@@ -37,11 +31,11 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP_INTR = 1, 4, 8, 16
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_DUMP, NLM_F_CREATE = 0x100, 0x200, 0x300, 0x400
 SEQUENCE_SPAN = 1 << 31
 
-_TCA_KIND, _TCA_OPTIONS, _TCA_STATS2 = 1, 2, 7
-_TCA_HTB_PARMS, _TCA_HTB_INIT, _TCA_HTB_RATE64, _TCA_HTB_CEIL64 = 1, 2, 6, 7
-_TCA_STATS_BASIC, _TCA_STATS_QUEUE, _TCA_STATS_PKT64 = 1, 3, 8
+TCA_KIND, TCA_OPTIONS, TCA_STATS2 = 1, 2, 7
+TCA_HTB_PARMS, TCA_HTB_INIT, TCA_HTB_RATE64, TCA_HTB_CEIL64 = 1, 2, 6, 7
+TCA_STATS_BASIC, TCA_STATS_QUEUE, TCA_STATS_PKT64 = 1, 3, 8
 _NLA_TYPE_MASK = 0x3FFF
-_HTB_KIND = b"htb\0"
+HTB_KIND = b"htb\0"
 _U32_MAX, _I32_MAX = 0xFFFFFFFF, 0x7FFFFFFF
 _FEW = 32  # up to here packing one by one is faster than filling a matrix
 
@@ -49,12 +43,12 @@ EVENT = struct.Struct("=IHHIIB3xiII")
 """Start of a notification: length, type, flags, seq, port (nlmsghdr), then family and ifindex, which stand at the same
 place in tcmsg and ifinfomsg, then tcmsg's handle and parent (without meaning for a link)."""
 _TLV = struct.Struct("=HH")
-_TC_REQUEST = struct.Struct("=IHHII4xiIII")  # nlmsghdr, tcmsg
-_KIND_OPTIONS_PARMS = struct.pack("=HH4sHHHH", 8, _TCA_KIND, _HTB_KIND, 76, _TCA_OPTIONS, 48, _TCA_HTB_PARMS)
+TC_REQUEST = struct.Struct("=IHHII4xiIII")  # nlmsghdr, tcmsg
+_KIND_OPTIONS_PARMS = struct.pack("=HH4sHHHH", 8, TCA_KIND, HTB_KIND, 76, TCA_OPTIONS, 48, TCA_HTB_PARMS)
 # Ethernet as link layer: the kernel then takes the rate as it stands and asks for no rate table.
 _RATESPEC_HEAD = struct.pack("=BBHhH", 0, 1, 0, -1, 0)
-_RATE64_HEAD = struct.pack("=HH", 12, _TCA_HTB_RATE64)
-_CEIL64_HEAD = struct.pack("=HH", 12, _TCA_HTB_CEIL64)
+_RATE64_HEAD = struct.pack("=HH", 12, TCA_HTB_RATE64)
+_CEIL64_HEAD = struct.pack("=HH", 12, TCA_HTB_CEIL64)
 _WIDE = struct.Struct("=Q")
 _CLASS_MESSAGE = struct.Struct("=IHHII4xiIII16s8sI8sIIIIII4sQ4sQ")
 _CLASS_COLUMNS: Any = np.dtype(
@@ -82,55 +76,7 @@ _PACKET_BYTES = 1514
 _LEAST_LEAF_PACKETS, _MOST_LEAF_PACKETS = 5, 1000
 _LONGEST_TARGET_US = 1_000_000
 
-# What is read, by the attribute that holds it: (row of the block, offset in the payload, bytes).
-HANDLE, _PARENT, LEAF, _LEVEL, _RATE, _CEILING, _QUANTUM, _BURST, _CEILING_BURST = range(9)
-_BYTES, _PACKETS, _DROPPED, _OVERLIMITS, _BACKLOG = range(9, 14)
-_FIELDS: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
-    (_TCA_OPTIONS, _TCA_HTB_PARMS): (
-        (_RATE, 8, 4),
-        (_CEILING, 20, 4),
-        (_BURST, 24, 4),
-        (_CEILING_BURST, 28, 4),
-        (_QUANTUM, 32, 4),
-        (_LEVEL, 36, 4),
-    ),
-    (_TCA_OPTIONS, _TCA_HTB_RATE64): ((_RATE, 0, 8),),
-    (_TCA_OPTIONS, _TCA_HTB_CEIL64): ((_CEILING, 0, 8),),
-    (_TCA_STATS2, _TCA_STATS_BASIC): ((_BYTES, 0, 8), (_PACKETS, 8, 4)),
-    (_TCA_STATS2, _TCA_STATS_PKT64): ((_PACKETS, 0, 8),),
-    (_TCA_STATS2, _TCA_STATS_QUEUE): ((_BACKLOG, 4, 4), (_DROPPED, 8, 4), (_OVERLIMITS, 16, 4)),
-}
-
 Buffer = bytes | bytearray
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Where the fields stand in one form of class message, in 32-bit words from the message's start."""
-
-    words: int
-    header_at: I8  # the message's length, the kind, and the header of every attribute
-    header: NDArray[np.uint32]
-    header_bytes: bytes
-    words_at: I8  # the field of each row of the block, then the upper halves of those that have 64 bits
-    read_at: I8  # both, these first: so they are read in one go
-    wide: tuple[int, ...]  # rows of the block that have 64 bits
-    single_header: struct.Struct  # the same header, where one message is read by itself
-    single_header_words: tuple[int, ...]
-    single_ceiling: struct.Struct  # handle and ceiling of that message
-
-
-@dataclass(frozen=True, slots=True)
-class Qdisc:
-    """A queue as the kernel tells it; the HTB fields are 0 for other kinds."""
-
-    kind: str
-    handle: int
-    parent: int
-    sent_bytes: int
-    direct_packets: int  # modulo 2^32
-    default_minor: int
-    r2q: int
 
 
 class Place(NamedTuple):
@@ -139,125 +85,6 @@ class Place(NamedTuple):
     ifindex: int
     handle: int
     parent: int
-
-
-def decode_classes(arena: Buffer, used_bytes: int, known: list[Shape] | None = None) -> tuple[Classes, Counts, I8]:
-    """Turn class messages (RTM_NEWTCLASS or RTM_DELTCLASS, back to back) into settings, counts and backlog_bytes.
-
-    One row a message, in their order; the parent of a class right below the root queue is that queue's handle. `known`
-    remembers shapes from call to call, which saves reading a sample. KernelUnreadable where a message is not a whole
-    class message of HTB.
-    """
-    return columns(decode_block(arena, used_bytes, [] if known is None else known))
-
-
-class Reading:
-    """The class messages of a dump, taken in part by part, each while the processor still has it at hand."""
-
-    def __init__(self, known: list[Shape]) -> None:
-        self._known = known
-        self._room = np.empty((_BACKLOG + 1, 0), np.int64)
-        self._messages = 0
-
-    def begin(self) -> None:
-        """Begin anew; what was read before is overwritten."""
-        self._messages = 0
-
-    def take(self, arena: Buffer, used_bytes: int) -> None:
-        """Take in whole messages from the start of an arena; KernelUnreadable as for `decode_classes`."""
-        words = _words(arena, used_bytes)
-        if not len(words):
-            return
-        fields, shape = _uniform(words, self._known) or (_mixed(arena, words, self._known), None)
-        start, self._messages = self._messages, self._messages + fields.shape[1]
-        if self._messages > self._room.shape[1]:
-            grown = np.empty((_BACKLOG + 1, 2 * self._messages), np.int64)
-            grown[:, :start] = self._room[:, :start]
-            self._room = grown
-        _fill(self._room[:, start : self._messages], fields, shape.wide if shape else ())
-
-    @property
-    def block(self) -> I8:
-        """What was taken in, as `decode_block` returns it; until the next beginning."""
-        return self._room[:, : self._messages]
-
-
-def decode_block(arena: Buffer, used_bytes: int, known: list[Shape]) -> I8:
-    """Turn class messages into a block: a row a field, as the kernel says it, and a column a message."""
-    words = _words(arena, used_bytes)
-    if not len(words):
-        return _no_block()
-    uniform = _uniform(words, known)
-    return _block(*uniform) if uniform else _mixed(arena, words, known)
-
-
-def _no_block() -> I8:
-    return np.empty((_BACKLOG + 1, 0), np.int64)
-
-
-def columns(block: I8) -> tuple[Classes, Counts, I8]:
-    """Turn a block, which is used up, into settings, counts and backlog_bytes, in our units."""
-    handle, parent, leaf, level, rate, ceiling, quantum, burst, ceiling_burst, *counted = block
-    np.copyto(parent, handle & 0xFFFF0000, where=parent == TC_H_ROOT)
-    np.copyto(quantum, INNER_QUANTUM_BYTES, where=level > 0)
-    block[_BURST : _CEILING_BURST + 1] *= TICK_NS
-    sent_bytes, sent_packets, dropped, overlimits, backlog_bytes = counted
-    classes = Classes(handle, parent, rate, ceiling, quantum, burst, ceiling_burst, leaf)
-    return classes, Counts(sent_bytes, sent_packets, dropped, overlimits), backlog_bytes
-
-
-def decode_ceilings(arena: Buffer, used_bytes: int, known: list[Shape]) -> tuple[I8, I8]:
-    """Turn class messages into handles and ceilings (bytes per second) alone; otherwise as `decode_classes`."""
-    words = _words(arena, used_bytes)
-    uniform = _uniform(words, known) if len(words) else None
-    if uniform is None:
-        block = decode_block(arena, used_bytes, known)
-        return block[HANDLE], block[_CEILING]
-    return _field(*uniform, HANDLE), _field(*uniform, _CEILING)
-
-
-def decode_ceiling(arena: Buffer, used_bytes: int, known: list[Shape]) -> tuple[int, int] | None:
-    """Turn one class message of a known shape into handle and ceiling, in a fraction of the time; None for any other.
-
-    A few microseconds of NumPy are nothing for a thousand classes, and most of the time for one.
-    """
-    for shape in known:
-        same = 4 * shape.words == used_bytes and shape.single_header.unpack_from(arena) == shape.single_header_words
-        if same:
-            handle, ceiling = shape.single_ceiling.unpack_from(arena)
-            return handle, ceiling
-    return None
-
-
-def decode_qdisc(data: Buffer, start: int, end: int) -> Qdisc:
-    """Turn one RTM_NEWQDISC or RTM_DELQDISC message into a queue; KernelUnreadable where it is malformed."""
-    raw = bytes(data[start:end])
-    if len(raw) < _TC_REQUEST.size:
-        raise KernelUnreadable("a queue message is shorter than its header")
-    *_, handle, parent = EVENT.unpack_from(raw)
-    kind, sent_bytes, direct_packets, default_minor, r2q = "", 0, 0, 0, 0
-    for outer, inner, at, length in _attributes(raw):
-        if outer == _TCA_KIND:
-            kind = raw[at : at + length].split(b"\0")[0].decode("ascii", "replace")
-        elif (outer, inner) == (_TCA_STATS2, _TCA_STATS_BASIC) and length >= 8:
-            (sent_bytes,) = struct.unpack_from("=Q", raw, at)
-        elif (outer, inner) == (_TCA_OPTIONS, _TCA_HTB_INIT) and kind == "htb" and length >= 20:
-            _, r2q, default_minor, _, direct_packets = struct.unpack_from("=IIIII", raw, at)
-    return Qdisc(kind, handle, parent, sent_bytes, direct_packets, default_minor, r2q)
-
-
-def decode_qdiscs(arena: Buffer, used_bytes: int) -> list[Qdisc]:
-    """Turn queue messages, back to back, into queues."""
-    starts, lengths = _boundaries(memoryview(arena)[:used_bytes].cast("I"))
-    places = zip((4 * starts).tolist(), (4 * lengths).tolist(), strict=True)
-    return [decode_qdisc(arena, start, start + length) for start, length in places]
-
-
-def queues_below(arena: Buffer, used_bytes: int) -> list[int]:
-    """Turn class messages of any kind into the handles of the queues below the classes (tcm_info), 0 where unnamed."""
-    starts, _ = _boundaries(memoryview(arena)[:used_bytes].cast("I"))
-    handles: list[int] = _words(arena, used_bytes)[starts + 8].tolist()
-    return handles
 
 
 def encode_classes(
@@ -306,7 +133,7 @@ def encode_ceilings(
     kernel said of a class goes back to it as it is: it would replace what is left out by a default.
     """
     told = {}
-    starts, lengths = _boundaries(memoryview(arena)[:used_bytes].cast("I"))
+    starts, lengths = boundaries(memoryview(arena)[:used_bytes].cast("I"))
     for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
         raw = bytes(arena[4 * start : 4 * (start + length)])
         _, _, _, _, _, _, ifindex, handle, parent = EVENT.unpack_from(raw)
@@ -314,9 +141,7 @@ def encode_ceilings(
             told[handle] = _with_ceiling(raw, ifindex, handle, parent, ceilings[handle])
     acknowledged = _acknowledged(len(told), batch).tolist()
     messages = (
-        _TC_REQUEST.pack(
-            _TC_REQUEST.size + len(body), RTM_NEWTCLASS, NLM_F_REQUEST | ack, first_seq + row, 0, *place, 0
-        )
+        TC_REQUEST.pack(TC_REQUEST.size + len(body), RTM_NEWTCLASS, NLM_F_REQUEST | ack, first_seq + row, 0, *place, 0)
         + body
         for row, ((place, body), ack) in enumerate(zip(told.values(), acknowledged, strict=True))
     )
@@ -327,9 +152,9 @@ def _with_ceiling(
     raw: bytes, ifindex: int, handle: int, parent: int, ceiling: int
 ) -> tuple[tuple[int, int, int], bytes]:
     """Return a class's place, and its attributes with another ceiling."""
-    found = {(outer, inner): raw[at : at + length] for outer, inner, at, length in _attributes(raw)}
-    parameters = bytearray(found[_TCA_OPTIONS, _TCA_HTB_PARMS])
-    rate = found.get((_TCA_OPTIONS, _TCA_HTB_RATE64)) or _WIDE.pack(*struct.unpack_from("=I", parameters, 8))
+    found = {(outer, inner): raw[at : at + length] for outer, inner, at, length in attributes(raw)}
+    parameters = bytearray(found[TCA_OPTIONS, TCA_HTB_PARMS])
+    rate = found.get((TCA_OPTIONS, TCA_HTB_RATE64)) or _WIDE.pack(*struct.unpack_from("=I", parameters, 8))
     struct.pack_into("=I", parameters, 20, min(ceiling, _U32_MAX))
     body = _KIND_OPTIONS_PARMS + parameters + _RATE64_HEAD + rate + _CEIL64_HEAD + _WIDE.pack(ceiling)
     return (ifindex, handle, parent), body
@@ -347,8 +172,8 @@ def encode_leaves(
     limits = zip(leaf_packets(ceilings).tolist(), ceilings.tolist(), strict=True)
     payload = [_leaf_options(kind, limit, ceiling, made=bool(flags & NLM_F_CREATE)) for limit, ceiling in limits]
     return b"".join(
-        _TC_REQUEST.pack(
-            _TC_REQUEST.size + len(options), RTM_NEWQDISC, NLM_F_REQUEST | flags | ack, first_seq + row, 0, ifindex,
+        TC_REQUEST.pack(
+            TC_REQUEST.size + len(options), RTM_NEWQDISC, NLM_F_REQUEST | flags | ack, first_seq + row, 0, ifindex,
             handle, parent, 0,
         )
         + options
@@ -377,7 +202,7 @@ def leaf_packets(ceiling_bytes_per_second: I8) -> I8:
 def _leaf_options(kind: str, limit: int, ceiling: int, *, made: bool) -> bytes:
     """Make TCA_KIND and TCA_OPTIONS; what cannot be changed in place is sent only where the queue is made."""
     if kind == "pfifo":
-        return _PFIFO.pack(10, _TCA_KIND, b"pfifo\0\0\0", 8, _TCA_OPTIONS, limit)
+        return _PFIFO.pack(10, TCA_KIND, b"pfifo\0\0\0", 8, TCA_OPTIONS, limit)
     # CoDel's target is at least the time of one and a half packets at the ceiling, its interval ten times that.
     target_us = min(max(5_000, 3 * _PACKET_BYTES * 500_000 // max(ceiling, 1)), _LONGEST_TARGET_US)
     options = _FQ_CODEL_NUMBERS.pack(
@@ -386,13 +211,13 @@ def _leaf_options(kind: str, limit: int, ceiling: int, *, made: bool) -> bytes:
     )  # fmt: skip
     if made:
         options += _NUMBER.pack(8, _TCA_FQ_CODEL_FLOWS, _LEAF_FLOWS)
-    return _FQ_CODEL.pack(13, _TCA_KIND, b"fq_codel\0\0\0\0", 4 + len(options), _TCA_OPTIONS) + options
+    return _FQ_CODEL.pack(13, TCA_KIND, b"fq_codel\0\0\0\0", 4 + len(options), TCA_OPTIONS) + options
 
 
 def encode_request(kind: int, flags: int, seq: int, place: Place) -> bytes:
     """Make a message without attributes: a dump (the parent's major chooses the tree), or a question for one object."""
-    return _TC_REQUEST.pack(
-        _TC_REQUEST.size, kind, NLM_F_REQUEST | flags, seq, 0, place.ifindex, place.handle, place.parent, 0
+    return TC_REQUEST.pack(
+        TC_REQUEST.size, kind, NLM_F_REQUEST | flags, seq, 0, place.ifindex, place.handle, place.parent, 0
     )
 
 
@@ -405,83 +230,14 @@ def encode_questions(handles: I8, *, ifindex: int, first_seq: int, batch: int) -
     )
 
 
-def _words(arena: Buffer, used_bytes: int) -> NDArray[np.uint32]:
-    if used_bytes % 4:
-        raise KernelUnreadable("a class dump ends inside a message")
-    return np.frombuffer(arena, np.uint32, used_bytes // 4)
-
-
-def _uniform(words: NDArray[np.uint32], known: list[Shape]) -> tuple[NDArray[np.uint32], Shape] | None:
-    """Return the fields of messages, a row a field, with the shape that all of them have; None where there is none."""
-    for shape in known or [_remember(known, words, 0)]:
-        if len(words) % shape.words == 0:
-            read = words.reshape(-1, shape.words).T[shape.read_at]
-            fields = len(shape.words_at)
-            if read[fields:].tobytes() == _headers(shape.header_bytes, read.shape[1]):
-                return read[:fields], shape
-    return None
-
-
-@lru_cache(maxsize=8)
-def _headers(header: bytes, messages: int) -> bytes:
-    """Return the headers of so many messages as they are read: bytes are compared in a third of the time of words."""
-    return np.repeat(np.frombuffer(header, np.uint32), messages).tobytes()
-
-
-def _field(fields: NDArray[np.uint32], shape: Shape, row: int) -> I8:
-    """Return one row of the block."""
-    field: I8 = fields[row].astype(np.int64)
-    if row in shape.wide:
-        field |= fields[_BACKLOG + 1 + shape.wide.index(row)].astype(np.int64) << 32
-    return field
-
-
-def _block(fields: NDArray[np.uint32], shape: Shape) -> I8:
-    block = np.empty((_BACKLOG + 1, fields.shape[1]), np.int64)
-    _fill(block, fields, shape.wide)
-    return block
-
-
-def _fill(block: I8, fields: NDArray[Any], wide: tuple[int, ...]) -> None:
-    """Fill a block with fields; those of `wide` rows have upper halves, which come behind all others."""
-    block[:] = fields[: _BACKLOG + 1]
-    for upper, row in enumerate(wide, _BACKLOG + 1):
-        block[row] |= fields[upper].astype(np.int64) << 32
-
-
-def _fits(matrix: NDArray[np.uint32], shape: Shape) -> B1:
-    """Mark the messages that have just these attributes."""
-    fits: B1 = (matrix[:, shape.header_at] == shape.header).all(axis=1)
-    return fits
-
-
-def _mixed(arena: Buffer, words: NDArray[np.uint32], shapes: list[Shape]) -> I8:
-    """Read messages of several shapes: all of one shape at once, until none is left."""
-    starts, lengths = _boundaries(memoryview(arena)[: words.nbytes].cast("I"))
-    block = np.empty((_BACKLOG + 1, len(starts)), np.int64)
-    left = np.arange(len(starts))
-    tried = 0
-    while len(left):
-        if tried == len(shapes):
-            _remember(shapes, words, int(starts[left[0]]))
-        shape = shapes[tried]
-        tried += 1
-        rows = left[lengths[left] == shape.words]
-        matrix = words[starts[rows][:, None] + np.arange(shape.words)]
-        fits = _fits(matrix, shape)
-        block[:, rows[fits]] = _block(matrix[fits].T[shape.words_at], shape)
-        left = np.setdiff1d(left, rows[fits], assume_unique=True)
-    return block
-
-
-def _boundaries(lengths: memoryview) -> tuple[I8, I8]:
+def boundaries(lengths: memoryview) -> tuple[I8, I8]:
     """Return where each message starts and how long it is, in words of the given view of the arena."""
     starts = []
     at, end = 0, len(lengths)
     while at < end:
         starts.append(at)
         step = (lengths[at] + 3) >> 2
-        if step < _TC_REQUEST.size // 4:
+        if step < TC_REQUEST.size // 4:
             raise KernelUnreadable("a class message is shorter than its header")
         at += step
     if at != end:
@@ -490,69 +246,16 @@ def _boundaries(lengths: memoryview) -> tuple[I8, I8]:
     return begin, np.diff(begin, append=end)
 
 
-def _remember(shapes: list[Shape], words: NDArray[np.uint32], start: int) -> Shape:
-    """Read one message attribute by attribute, and add its shape to those that are known."""
-    length = int(words[start])
-    raw = words[start : start + (length + 3) // 4].tobytes()
-    if not _TC_REQUEST.size <= length <= len(raw) or length % 4:
-        raise KernelUnreadable("a class message has an impossible length")
-    if EVENT.unpack_from(raw)[1] not in {RTM_NEWTCLASS, RTM_DELTCLASS}:
-        raise KernelUnreadable("a class dump holds a message that is not a class")
-    shape = _shape(raw)
-    shapes.append(shape)
-    return shape
-
-
-def _shape(raw: bytes) -> Shape:
-    # The message type is not among the headers to compare, as it shares its word with flags that may differ from
-    # message to message; nothing but a class has these attributes.
-    headers, fields = [0], {HANDLE: (24, 4), _PARENT: (28, 4), LEAF: (32, 4)}
-    is_htb = False
-    for outer, inner, at, length in _attributes(raw):
-        headers.append(at - 4)
-        if outer == _TCA_KIND:
-            is_htb = raw[at : at + length] == _HTB_KIND
-            headers.append(at)
-        for row, offset, size in _FIELDS.get((outer, inner), ()):
-            if offset + size > length:
-                raise KernelUnreadable("a class attribute is shorter than its layout")
-            if size == 8 or row not in fields:
-                fields[row] = (at + offset, size)
-    if not is_htb or len(fields) <= _BACKLOG:
-        raise KernelUnreadable("a class message lacks what an HTB class has")
-    header_at = np.array(headers, np.int64) // 4
-    single_header = struct.Struct("=" + "".join("I" if 4 * word in headers else "4x" for word in range(len(raw) // 4)))
-    ceiling_at, ceiling_size = fields[_CEILING]
-    between = ceiling_at - fields[HANDLE][0] - 4
-    low, high = (0, 4) if sys.byteorder == "little" else (4, 0)
-    wide = [row for row, (_, size) in fields.items() if size == 8]
-    lower = [at + low * (size == 8) for _, (at, size) in sorted(fields.items())]
-    words_at = np.array(lower + [fields[row][0] + high for row in wide], np.int64) // 4
-    header = np.frombuffer(raw, np.uint32)[header_at]
-    return Shape(
-        words=len(raw) // 4,
-        header_at=header_at,
-        header=header,
-        header_bytes=header.tobytes(),
-        words_at=words_at,
-        read_at=np.concatenate([words_at, header_at]),
-        wide=tuple(wide),
-        single_header=single_header,
-        single_header_words=single_header.unpack(raw),
-        single_ceiling=struct.Struct(f"={fields[HANDLE][0]}xI{between}x{'Q' if ceiling_size == 8 else 'I'}"),
-    )
-
-
-def _attributes(raw: bytes) -> Iterator[tuple[int, int, int, int]]:
+def attributes(raw: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Walk the attributes of a tc message, nests after their own header: (type, type in the nest or 0, at, length).
 
     The options of other kinds than HTB are not walked: those of a pfifo, for one, are a bare struct.
     """
-    nests = {_TCA_STATS2}
-    for outer, at, length in _level(raw, _TC_REQUEST.size, len(raw)):
+    nests = {TCA_STATS2}
+    for outer, at, length in _level(raw, TC_REQUEST.size, len(raw)):
         yield outer, 0, at, length
-        if outer == _TCA_KIND and raw[at : at + length] == _HTB_KIND:
-            nests.add(_TCA_OPTIONS)
+        if outer == TCA_KIND and raw[at : at + length] == HTB_KIND:
+            nests.add(TCA_OPTIONS)
         if outer in nests:
             for inner, inner_at, inner_length in _level(raw, at, at + length):
                 yield outer, inner, inner_at, inner_length

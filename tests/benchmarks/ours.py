@@ -32,7 +32,7 @@ from bwexporter.core.enrolment import open_ledger
 from bwexporter.core.lanes import Act, Changes, Classes, Outcomes
 from bwexporter.daemon import SWITCH_SECONDS, read_clocks
 from bwexporter.desk import Desk
-from bwexporter.kernel import wire
+from bwexporter.kernel import dump, wire
 from bwexporter.kernel.htb import Device
 from bwexporter.kernel.sockets import Listener, Requests
 from bwexporter.kernel.tree import FIRST_LANE_MINOR
@@ -81,7 +81,7 @@ class Ours:
             self._turn()
         self.overspenders = np.arange(5, len(tariffs), 100)
         self._odd = False
-        self._requests, self._reading = Requests(), wire.Reading([])
+        self._requests, self._reading = Requests(), dump.Reading([])
 
     def spare(self, count: int) -> int:
         """Make the classes that belong to nobody, and return how many lanes there are."""
@@ -189,7 +189,7 @@ class Ours:
 
         def read() -> None:
             self._requests.read(place, self._reading)
-            wire.columns(self._reading.block)
+            dump.columns(self._reading.block)
 
         return timed(read, repeat)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bwexporter.core.lanes import Act, Classes
-from bwexporter.kernel import wire
+from bwexporter.kernel import dump, wire
 from bwexporter.kernel.sockets import Requests
 from tests.kernel.conftest import SO_RCVBUFFORCE, run, text
 
@@ -139,7 +139,7 @@ class Machine:
     def classes(self) -> dict[int, Class]:
         """Return the classes that the kernel has now."""
         used, _ = self._requests.dump(wire.RTM_GETTCLASS, wire.Place(self.ifindex, 0, wire.TREE_HANDLE))
-        found, counts, backlog = wire.decode_classes(self._requests.arena, used)
+        found, counts, backlog = dump.decode_classes(self._requests.arena, used)
         columns = (found.parent, found.leaf, found.ceiling_bytes_per_second, counts.sent_bytes, backlog)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return {handle: Class(*row) for handle, row in zip(found.handle.tolist(), rows, strict=True)}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bwexporter.core.lanes import Act, Classes
-from bwexporter.kernel import wire
+from bwexporter.kernel import dump, wire
 from bwexporter.kernel.sockets import Listener, Requests
 from tests.kernel.conftest import RealRig
 
@@ -64,7 +64,7 @@ def test_our_own_change_is_not_heard(listener: Listener, requests: Requests) -> 
 def test_our_own_removal_is_heard_with_its_last_counters(listener: Listener, requests: Requests) -> None:
     send(requests, Act.REMOVE)
     assert heard(listener)
-    classes, _, _ = wire.decode_classes(listener.endings, len(listener.endings))
+    classes, _, _ = dump.decode_classes(listener.endings, len(listener.endings))
     assert classes.handle.tolist() == [HANDLE]
 
 
