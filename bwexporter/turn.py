@@ -101,6 +101,7 @@ class Turns:
         self._stopwatch = stopwatch
         self._sorter = sorter
         self._known_classes: dict[str, frozenset[int]] = {}  # that rules may name, by device, as last seen
+        self._unsorted: tuple[str, ...] = ()  # what does not hold since packets were last sorted
         self._events: list[Event] = []  # of this turn
         self._unsaved: list[Event] = []
         self._untold: list[Event] = []  # of the hand, between turns
@@ -174,7 +175,10 @@ class Turns:
         sorting = self._sort(works, occasion, before=True)
         for work in works:
             stages.act(work, occasion, self._stopwatch)
-        return sorting + self._sort(works, occasion, before=False)
+        sorting += self._sort(works, occasion, before=False)
+        if sorting or self._sorter is None or not self._sorter.needed:
+            self._unsorted = tuple(dict.fromkeys(text for one in sorting for text in one.problems))
+        return sorting
 
     def _sort(self, works: Sequence[Work], occasion: Occasion, *, before: bool) -> list[Sorted]:
         """Let the rules name classes that exist: those to be removed are forgotten before, new ones named after.
@@ -220,7 +224,7 @@ class Turns:
             save_trouble=saving.trouble,
             state_saved_wall_seconds=self._saved_wall_seconds,
             sorting_drift=sum(one.drift for one in sorting),
-            sorting_problems=tuple(dict.fromkeys(text for one in sorting for text in one.problems)),
+            sorting_problems=self._unsorted,
             by_hand=self._by_hand(),
             **given,
         )
