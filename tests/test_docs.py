@@ -23,7 +23,8 @@ from tests.test_architecture import OTHERS, catalogued
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
-_BLOCK = re.compile(r"^```(?:sh|console|bash)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```([a-z]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_SHELLS = ("", "sh", "console", "bash")
 _INLINE = re.compile(r"`(bwexporter [^`]+)`")
 _METRIC = re.compile(r"\bbwexporter_[a-z0-9_]+[a-z0-9]\b(?!:)")
 _LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)#\s]+)[^)]*\)")
@@ -35,7 +36,8 @@ A_HASH = "$2y$10$" + "a" * 53  # of no password
 def commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each call of ours in code, up to where a shell would end it."""
     text = text.replace("\\|", "|")
-    lines = [line for block in _BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    blocks = [block for language, block in _BLOCK.findall(text) if language in _SHELLS]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     for line in [*lines, *_INLINE.findall(text)]:
         found = re.search(r"(?:^|[\s/])bwexporter\s+(?=[a-z|-]+(?:\s|$))(.*)", line.split("#")[0])
         if found and not line.lstrip().startswith(("docker", "useradd", "install", "systemctl", "cp", "ln", "apt")):
