@@ -287,7 +287,7 @@ def is_served(listening: Path) -> bool:
     """Say whether an order is done; until the last of a crowd has gone it is closed without an answer."""
     try:
         return "done" in told(listening)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, OSError):
         return False
 
 
